@@ -1,0 +1,322 @@
+"""Bundles: one folder that holds everything a device needs, described by `bundle.json`.
+
+Reads, checks and finds bundles. Nothing native is loaded here, and nothing is believed before it is checked: unknown keys,
+wrong types, sizes and checksums are refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge_vqa.errors import EdgeVqaError
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+EMBEDDED = Path(__file__).parent / "bundles"
+DEFAULT = "mini"
+ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
+ROLES = ("lm", "vision", "selector")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a bundle: name inside the folder, size, checksum."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Source:
+    checkpoint: str
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How the LM's weights are stored: method (`rtn`), type (`q4_k_m`), mean bits per weight; and the vision tower's type."""
+
+    method: str
+    type: str
+    bits_per_weight: float
+    vision_type: str
+    calibration: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The model's own chat template, rendered once by the converter around a picture and a question.
+
+    `before` ends where the picture begins; `question` is the plain text around `{question}`, in which nothing is read as a
+    special token; `after` ends where the answer begins. The template itself stays in the gguf; `template_sha256` ties them.
+    """
+
+    before: str
+    question: str
+    after: str
+    template_sha256: str
+    instruction: str = ""
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 32
+    detail: str = "low"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes tiles: side of a tile and of the longest edge in pixels, filter, LM tokens a tile."""
+
+    tile: int
+    longest_edge: int
+    tile_tokens: int
+    resample: str = "lanczos"
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The build that the bundle's traces came from; scores of a Selector hold for it."""
+
+    llama_cpp_python: str
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class SelectorInfo:
+    """What the Selector was made for: feature schema, dimension of each input, fingerprints of the LM and the vision file."""
+
+    schema: int
+    dimensions: dict[str, int]
+    lm_sha256: str
+    vision_sha256: str
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold with the risk it was chosen for. `threshold` is None when no threshold keeps the risk: abstain always."""
+
+    risk: float
+    delta: float
+    threshold: float | None
+    method: str
+    n: int
+    data: str
+    coverage: float
+    confidence: str = "selector"
+    default: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured figure: what, on which data, when, with its 95 % interval where it is a proportion."""
+
+    metric: str
+    value: float
+    data: str
+    n: int
+    date: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`bundle.json`."""
+
+    schema: int
+    name: str
+    version: str
+    licence: str
+    description: str
+    source: Source
+    architecture: str
+    files: dict[str, File]
+    quantisation: Quantisation
+    prompt: Prompt
+    runtime: Runtime
+    selector: SelectorInfo | None = None
+    operating_points: tuple[OperatingPoint, ...] = ()
+    measured: tuple[Measured, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk: its folder and its checked manifest."""
+
+    folder: Path
+    manifest: Manifest
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.manifest.files.values())
+
+
+def _typed(value: Any, kind: Any, where: str) -> Any:
+    """Build `kind` (a dataclass, dict, tuple, union or plain type) from decoded JSON; refuse what does not fit, by name."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _typed(value, next(a for a in args if a is not type(None)), where)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be an object")
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        hints = typing.get_type_hints(kind)
+        for key in value:
+            if key not in fields:
+                raise ValueError(f"unknown key {where}.{key}".replace(" .", " "))
+        made = {}
+        for name, f in fields.items():
+            if name in value:
+                made[name] = _typed(value[name], hints[name], f"{where}.{name}".lstrip("."))
+            elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise ValueError(f"missing key {where}.{name}".replace(" .", " "))
+        return kind(**made)  # type: ignore[operator]
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} must be an object")
+        return {key: _typed(item, args[1], f"{where}.{key}") for key, item in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list")
+        return tuple(_typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise ValueError(f"{where} must be a {kind.__name__}")
+    return value
+
+
+def _check(manifest: Manifest) -> None:
+    """Rules that types cannot say."""
+    for role, file in manifest.files.items():
+        if role not in ROLES:
+            raise ValueError(f"files.{role} is none of {', '.join(ROLES)}")
+        if file.path != Path(file.path).name or file.path in ("", ".", "..", MANIFEST):
+            raise ValueError(f"files.{role}.path must be a plain file name")
+    for role in ("lm", "vision"):
+        if role not in manifest.files:
+            raise ValueError(f"files.{role} is missing")
+    if ("selector" in manifest.files) != (manifest.selector is not None):
+        raise ValueError("files.selector and selector must stand together")
+    prompt, pixels = manifest.prompt, manifest.runtime.preprocessing
+    if prompt.question.count("{question}") != 1:
+        raise ValueError("prompt.question must hold {question} once")
+    if prompt.detail not in ("low", "high"):
+        raise ValueError("prompt.detail must be low or high")
+    if not 1 <= prompt.max_tokens <= 4096:
+        raise ValueError("prompt.max_tokens must lie in 1..4096")
+    if not (1 <= pixels.tile <= pixels.longest_edge <= 16384 and 1 <= pixels.tile_tokens <= 16384):
+        raise ValueError("runtime.preprocessing needs 1 <= tile <= longest_edge <= 16384 and 1 <= tile_tokens <= 16384")
+    if pixels.resample not in ("lanczos", "bicubic", "bilinear"):
+        raise ValueError("runtime.preprocessing.resample must be lanczos, bicubic or bilinear")
+    for number, point in enumerate(manifest.operating_points):
+        if not (0 < point.risk < 1 and 0 < point.delta < 1):
+            raise ValueError(f"operating_points[{number}]: risk and delta must lie between 0 and 1")
+        if point.threshold is not None and not 0 <= point.threshold <= 1:
+            raise ValueError(f"operating_points[{number}].threshold must lie in 0..1")
+    if manifest.operating_points and sum(p.default for p in manifest.operating_points) != 1:
+        raise ValueError("operating_points: exactly one must be the default")
+
+
+def parse(text: str) -> Manifest:
+    """`bundle.json` -> Manifest. Raises ValueError naming the key at fault."""
+    decoded = json.loads(text)
+    if isinstance(decoded, dict) and decoded.get("schema") != SCHEMA:
+        raise ValueError(f"schema {decoded.get('schema')!r} is not {SCHEMA}, the one this version reads")
+    manifest: Manifest = _typed(decoded, Manifest, "")
+    _check(manifest)
+    return manifest
+
+
+def render(manifest: Manifest) -> str:
+    """Manifest -> `bundle.json`."""
+    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+
+
+def home() -> Path:
+    """Where pulled and converted bundles are looked up by name: `$EDGE_VQA_HOME`, else `~/.cache/edge-vqa`."""
+    return Path(os.environ.get("EDGE_VQA_HOME") or Path.home() / ".cache" / "edge-vqa")
+
+
+def known() -> dict[str, Path]:
+    """Names that `find` understands, with their folders; those in `home()` come before the embedded ones."""
+    found: dict[str, Path] = {}
+    for root in (EMBEDDED, home()):
+        if root.is_dir():
+            found |= {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
+    return found
+
+
+def find(name: str | Path | None = None) -> Path:
+    """The folder of a bundle, by path or by name; None is the embedded default."""
+    wanted = str(name if name is not None else DEFAULT)
+    path = Path(wanted)
+    if (path / MANIFEST).is_file():
+        return path
+    names = known()
+    if wanted in names:
+        return names[wanted]
+    if path.is_dir():
+        raise EdgeVqaError(f"{wanted} holds no {MANIFEST}", "make a bundle with edge-vqa-convert")
+    listing = ", ".join(names) or "none"
+    raise EdgeVqaError(f"no bundle {wanted!r}", f"give a folder, or one of the known names: {listing}")
+
+
+def read(name: str | Path | None = None) -> Bundle:
+    """Find a bundle and read its manifest. File sizes are checked, contents are not: see `verify`."""
+    folder = find(name)
+    try:
+        manifest = parse((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EdgeVqaError(f"{folder / MANIFEST} is not usable ({error})", "convert or download the bundle again") from None
+    files = {role: folder / file.path for role, file in manifest.files.items()}
+    for role, path in files.items():
+        size = path.stat().st_size if path.is_file() else None
+        if size != manifest.files[role].bytes:
+            state = "is missing" if size is None else f"has {size:,} bytes instead of {manifest.files[role].bytes:,}"
+            raise EdgeVqaError(f"{path} {state}", "convert or download the bundle again")
+    return Bundle(folder, manifest, files)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(bundle: Bundle, *, thorough: bool = False) -> None:
+    """Compare every file with its checksum.
+
+    A large bundle is hashed once; after that its sizes and modification times are enough, unless `thorough`.
+    """
+    stamp = home() / "verified" / hashlib.sha256(str(bundle.folder.resolve()).encode()).hexdigest()
+    state = json.dumps(
+        {role: [f.sha256, bundle.files[role].stat().st_mtime_ns] for role, f in bundle.manifest.files.items()},
+        sort_keys=True,
+    )
+    large = bundle.bytes > ALWAYS_VERIFIED_BYTES
+    if large and not thorough and stamp.is_file() and stamp.read_text() == state:
+        return
+    for role, file in bundle.manifest.files.items():
+        if sha256(bundle.files[role]) != file.sha256:
+            raise EdgeVqaError(
+                f"{bundle.files[role]} does not match its checksum", "convert or download the bundle again"
+            )
+    if large:
+        try:
+            stamp.parent.mkdir(parents=True, exist_ok=True)
+            stamp.write_text(state)
+        except OSError:
+            pass  # a read-only home only costs the next start some seconds

@@ -1,0 +1,272 @@
+"""The `edge-vqa` command: parses, prints, exits. No logic; everything else is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_vqa import __version__
+from edge_vqa.errors import EdgeVqaError, run
+
+if TYPE_CHECKING:
+    from edge_vqa.model import Answer
+
+ABSTAINED = 3
+
+app = typer.Typer(
+    name="edge-vqa",
+    help="Ask questions about pictures on a small device: an answer to rely on, or an honest abstention.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="List, show and verify bundles.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Bundle to ask (default: the embedded one).")
+]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"edge-vqa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa ask photo.jpg "what is this?"\n
+  edge-vqa ask photo.jpg "is there a dog?" --risk 0.05   [dim]# wrong at most 1 time in 20[/dim]\n
+  edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n\n
+Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
+"""
+)
+def ask(
+    image: Annotated[Path, typer.Argument(help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.")],
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    model: ModelOption = None,
+    risk: Annotated[
+        float | None,
+        typer.Option(metavar="R", help="Share of wrong answers to accept, from the bundle's operating points."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="T", help="Answer when the confidence is at least T (uncalibrated).")
+    ] = None,
+    no_gate: Annotated[bool, typer.Option("--no-gate", help="Always answer, however unsure.")] = False,
+    show_candidate: Annotated[
+        bool, typer.Option("--show-candidate", help="When abstaining, show what would have been said.")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come, before the gate decides.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    detail: Annotated[
+        str | None, typer.Option(metavar="low|high", help="One tile, or slices too (default: the bundle's).")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: by model size).")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Ask a question about a picture."""
+    del debug  # read by errors.run
+    if stream and json_:
+        raise typer.BadParameter("--stream and --json exclude each other")
+    if (risk is not None) + (threshold is not None) + no_gate > 1:
+        raise typer.BadParameter("--risk, --threshold and --no-gate exclude each other")
+    if detail not in (None, "low", "high"):
+        raise typer.BadParameter("use low or high", param_hint="--detail")
+
+    from edge_vqa import native
+    from edge_vqa.model import Token, load
+    from edge_vqa.picture import open_picture
+    from edge_vqa.prompt import clean_question
+
+    native.set_verbose(verbose)
+    picture, asked = open_picture(image), clean_question(question)  # bad input is told before a model is loaded
+    with load(model, threads=threads) as loaded:
+        for warning in loaded.warnings:
+            print(f"edge-vqa: {warning}", file=sys.stderr)
+        answer: Answer | None = None
+        for event in loaded.stream(
+            picture,
+            asked,
+            risk=risk,
+            threshold=threshold,
+            gate=not no_gate,
+            detail=detail,
+            max_tokens=max_tokens,
+        ):
+            if not isinstance(event, Token):
+                answer = event.answer
+            elif stream:
+                print(event.text, end="", flush=True)
+        assert answer is not None
+        if json_:
+            _print_json(as_json(answer, show_candidate=show_candidate))
+        else:
+            if stream:
+                print()
+            elif answer.text is not None:
+                print(answer.text)
+            sys.stdout.flush()
+            print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
+    if answer.abstained:
+        raise typer.Exit(ABSTAINED)
+
+
+def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
+    """One line on how the answer was judged."""
+    confidence = f"confidence {answer.confidence:.2f}"
+    if answer.threshold is None:
+        limit = "always answered (--no-gate)" if not answer.abstained else "no threshold keeps the risk: always abstains"
+    else:
+        sign = "below" if answer.abstained else "at least"
+        limit = f"{sign} {answer.threshold:.2f}"
+        if answer.risk_target is not None:
+            limit += f", the threshold for {answer.risk_target:.0%} risk"
+    note = "" if answer.calibrated else "; uncalibrated"
+    said = f"not answered: {confidence}" if answer.abstained else confidence
+    guess = f'; the guess was "{answer.candidate}"' if answer.abstained and show_candidate else ""
+    return f"{said}, {limit}{note}{guess}"
+
+
+def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
+    """The object that `ask --json` prints; its keys are a contract."""
+    timings = answer.timings
+    return {
+        "answer": answer.text,
+        "candidate": answer.candidate if show_candidate or not answer.abstained else None,
+        "abstained": answer.abstained,
+        "confidence": answer.confidence,
+        "confidence_method": answer.confidence_method,
+        "threshold": answer.threshold,
+        "risk_target": answer.risk_target,
+        "calibrated": answer.calibrated,
+        "maxprob": answer.maxprob,
+        "model": answer.model,
+        "tokens": [
+            {"text": token.text, "logprob": token.logprob, "entropy": token.entropy}
+            for token in answer.trace.tokens
+            if show_candidate or not answer.abstained
+        ],
+        "timings": {
+            "load_s": timings.load_s,
+            "image_s": timings.image_s,
+            "prompt_s": timings.prompt_s,
+            "decode_s": timings.decode_s,
+            "gate_s": timings.gate_s,
+            "total_s": timings.total_s,
+        },
+        "image_tokens": answer.trace.image_tokens,
+        "prompt_tokens": answer.trace.prompt_tokens,
+    }
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, ensure_ascii=False))
+
+
+@models_app.command("list", epilog="Example: edge-vqa models list")
+def models_list(
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False, debug: DebugOption = False
+) -> None:
+    """List the bundles that --model knows by name."""
+    del debug
+    from edge_vqa import bundle as bundles
+
+    rows = []
+    for name in bundles.known():
+        try:
+            found = bundles.read(name)
+            quantisation = found.manifest.quantisation
+            rows.append(
+                {
+                    "name": name,
+                    "megabytes": round(found.bytes / 1e6, 1),
+                    "quantisation": f"{quantisation.method}:{quantisation.type}",
+                    "description": found.manifest.description,
+                }
+            )
+        except EdgeVqaError as error:
+            rows.append({"name": name, "megabytes": None, "quantisation": None, "description": f"damaged: {error.what}"})
+    if json_:
+        _print_json(rows)
+        return
+    for row in rows:
+        size = "?" if row["megabytes"] is None else f"{row['megabytes']} MB"
+        print(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['description']}")
+
+
+@models_app.command("show", epilog="Example: edge-vqa models show mini")
+def models_show(
+    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print bundle.json as it is.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what is in a bundle: source, quantisation, operating points, measured figures."""
+    del debug
+    from edge_vqa import bundle as bundles
+
+    found = bundles.read(name)
+    manifest = found.manifest
+    if json_:
+        print(bundles.render(manifest), end="")
+        return
+    q = manifest.quantisation
+    print(f"{manifest.name} {manifest.version}: {manifest.description}")
+    print(f"architecture   {manifest.architecture}, from {manifest.source.checkpoint} {manifest.source.revision}".rstrip())
+    print(f"licence        {manifest.licence}")
+    print(f"quantisation   {q.method}:{q.type}, {q.bits_per_weight:.2f} bits a weight; vision tower {q.vision_type}")
+    for role, file in manifest.files.items():
+        print(f"{role:<14} {file.path}, {file.bytes / 1e6:.2f} MB")
+    for point in manifest.operating_points:
+        limit = "no threshold keeps it" if point.threshold is None else f"threshold {point.threshold:.3f}"
+        print(
+            f"risk {point.risk:<9.0%} {limit}, coverage {point.coverage:.0%} of {point.n} questions"
+            f" ({point.confidence}, {point.method}, delta {point.delta:g}){' [default]' if point.default else ''}"
+        )
+    for figure in manifest.measured:
+        interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+        print(f"measured       {figure.metric} {figure.value:.4f}{interval} on {figure.data}, n = {figure.n}, {figure.date}")
+
+
+@models_app.command("verify", epilog="Example: edge-vqa models verify mini")
+def models_verify(
+    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare every file of a bundle with its checksum."""
+    del debug
+    from edge_vqa import bundle as bundles
+
+    found = bundles.read(name)
+    bundles.verify(found, thorough=True)
+    print(f"{found.name}: {len(found.files)} files intact")
+
+
+def main() -> None:
+    run(app, "edge-vqa")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""The public interface: load a bundle, ask questions about pictures, get answers or abstentions.
+
+A `Model` may be shared between threads: it answers one question at a time, the others wait. Within one thread a stream must
+be read to its end (or closed) before the next question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+from edge_vqa import bundle as bundles
+from edge_vqa import gate as gates
+from edge_vqa import native
+from edge_vqa.bundle import Bundle
+from edge_vqa.confidence import Confidence, MaxProb, Selector
+from edge_vqa.device import default_threads
+from edge_vqa.engine import Engine
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.picture import ImageSource, Picture, open_picture
+from edge_vqa.prompt import picture_pieces, question_pieces
+from edge_vqa.trace import Timings, TokenTrace, Trace
+
+
+@dataclass(frozen=True)
+class Token:
+    """A provisional piece of an answer, before the gate has decided."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came of one question. `text` is None when abstained; `candidate` is what would have been said."""
+
+    text: str | None
+    candidate: str
+    abstained: bool
+    confidence: float
+    confidence_method: str
+    threshold: float | None
+    risk_target: float | None
+    calibrated: bool
+    maxprob: float
+    model: str
+    trace: Trace
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The last event of a stream."""
+
+    answer: Answer
+
+
+Event: TypeAlias = Token | Verdict
+
+
+def load(
+    name: str | Path | None = None,
+    *,
+    threads: int | None = None,
+    context: int = 2048,
+    kv_type: str = "f16",
+    gpu_layers: int = -1,
+) -> Model:
+    """Load a bundle by path or name; without one, the embedded model.
+
+    threads: CPU threads (default: by the size of the LM). context: tokens of the KV cache, at most what the LM was trained
+    for. kv_type: f16, f32 or q8_0; thresholds hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
+    """
+    began = time.perf_counter()
+    bundle = bundles.read(name)
+    bundles.verify(bundle)
+    return Model(bundle, threads=threads, context=context, kv_type=kv_type, gpu_layers=gpu_layers, began=began)
+
+
+class Model:
+    """A loaded bundle. Owns native memory until `close()` or the end of a `with` block."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        context: int = 2048,
+        kv_type: str = "f16",
+        gpu_layers: int = -1,
+        began: float | None = None,
+    ) -> None:
+        began = time.perf_counter() if began is None else began
+        manifest = bundle.manifest
+        self.bundle = bundle
+        self.warnings: list[str] = []
+        self._turn = threading.Lock()
+        self._owner: int | None = None
+        self._live: Generator[Event] | None = None
+        self._opened: tuple[str, bytes] | None = None
+        self._closed = False
+        if threads is not None and threads < 1:
+            raise EdgeVqaError(f"{threads} threads cannot run a model", "give 1 or more")
+        self.confidence: Confidence = Selector(bundle) if manifest.selector else MaxProb()
+        self._engine = Engine(
+            bundle.files["lm"],
+            bundle.files["vision"],
+            manifest.runtime.preprocessing,
+            context=context,
+            threads=threads or default_threads(manifest.files["lm"].bytes),
+            kv_type=kv_type,
+            gpu_layers=gpu_layers,
+        )
+        template = hashlib.sha256(self._engine.chat_template().encode()).hexdigest()
+        if template != manifest.prompt.template_sha256:
+            self.close()
+            raise EdgeVqaError(
+                f"the prompt of {manifest.name} was not rendered from its LM's chat template", "convert the bundle again"
+            )
+        if manifest.operating_points and native.version() != manifest.runtime.llama_cpp_python:
+            self.warnings.append(
+                f"thresholds of {manifest.name} were chosen with llama-cpp-python"
+                f" {manifest.runtime.llama_cpp_python}, this is {native.version()}: scores may differ slightly"
+            )
+        self.load_s = time.perf_counter() - began
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        risk: float | None = None,
+        threshold: float | None = None,
+        gate: bool = True,
+        detail: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Answer:
+        """Answer a question about a picture, or abstain.
+
+        image: path, bytes of an image file, PIL image, or RGB uint8 array [h, w, 3]. risk: take the bundle's operating point
+        for this share of wrong answers; threshold: an own threshold on the confidence; gate=False: always answer. detail:
+        `low` looks at the picture as one tile, `high` at slices too. The same picture again is not encoded again.
+        """
+        events = self.stream(
+            image, question, risk=risk, threshold=threshold, gate=gate, detail=detail, max_tokens=max_tokens
+        )
+        last = None
+        for last in events:  # noqa: B007 - the last event is the verdict
+            pass
+        assert isinstance(last, Verdict)
+        return last.answer
+
+    def stream(
+        self,
+        image: ImageSource,
+        question: str,
+        *,
+        risk: float | None = None,
+        threshold: float | None = None,
+        gate: bool = True,
+        detail: str | None = None,
+        max_tokens: int | None = None,
+    ) -> Iterator[Event]:
+        """Like `ask`, token by token: provisional `Token`s as they come, then one `Verdict`."""
+        manifest = self.bundle.manifest
+        chosen = gates.choose(manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate)
+        detail = detail or manifest.prompt.detail
+        limit = manifest.prompt.max_tokens if max_tokens is None else max_tokens
+        if limit < 1:
+            raise EdgeVqaError(f"an answer of {limit} tokens is none", "give --max-tokens 1 or more")
+        pieces = question_pieces(question, manifest.prompt)
+        as_calibrated = detail == manifest.prompt.detail and limit == manifest.prompt.max_tokens
+
+        def events() -> Generator[Event]:
+            with _Turn(self):
+                self._live = live
+                began = time.perf_counter()
+                self._open(open_picture(image), detail)
+                opened = time.perf_counter()
+                first: float | None = None
+                trace: Trace | None = None
+                for step in self._engine.answer(pieces, limit):
+                    if first is None:
+                        first = time.perf_counter()
+                    if isinstance(step, TokenTrace):
+                        yield Token(step.text, step.logprob)
+                    else:
+                        trace = step
+                assert trace is not None and first is not None
+                decoded = time.perf_counter()
+                confidence = self.confidence.score(trace)
+                answered = chosen.answers(confidence)
+                ended = time.perf_counter()
+                timings = Timings(
+                    load_s=self.load_s,
+                    image_s=opened - began,
+                    prompt_s=first - opened,
+                    decode_s=decoded - first,
+                    gate_s=ended - decoded,
+                    total_s=ended - began,
+                )
+                yield Verdict(
+                    Answer(
+                        text=trace.text if answered else None,
+                        candidate=trace.text,
+                        abstained=not answered,
+                        confidence=confidence,
+                        confidence_method=self.confidence.name,
+                        threshold=chosen.threshold,
+                        risk_target=chosen.risk,
+                        calibrated=chosen.calibrated and as_calibrated,
+                        maxprob=trace.maxprob,
+                        model=manifest.name,
+                        trace=trace,
+                        timings=timings,
+                    )
+                )
+
+        live = events()
+        return live
+
+    def open(self, image: ImageSource, *, detail: str | None = None) -> OpenPicture:
+        """Encode a picture once for many questions: `with model.open("photo.jpg") as picture: picture.ask("...")`."""
+        picture = open_picture(image)
+        with _Turn(self):
+            self._open(picture, detail or self.bundle.manifest.prompt.detail)
+        return OpenPicture(self, picture, detail)
+
+    def _open(self, picture: Picture, detail: str) -> None:
+        """Make the picture the engine's prefix, unless it is already."""
+        key = (detail, hashlib.sha256(repr(picture.size).encode() + picture.rgb.tobytes()).digest())
+        if key == self._opened:
+            return
+        self._opened = None
+        prompt, preprocessing = self.bundle.manifest.prompt, self.bundle.manifest.runtime.preprocessing
+        self._engine.open_prefix(picture_pieces(picture, detail, prompt, preprocessing))
+        self._opened = key
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free all native memory; safe to call twice."""
+        if self._closed:
+            return
+        if self._owner == threading.get_ident() and self._live is not None:
+            self._live.close()  # an unfinished stream of this thread ends here
+        with self._turn:  # a question of another thread is answered first
+            self._closed = True
+            self._engine.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OpenPicture:
+    """A picture that stays open for questions. Another picture asked in between only costs encoding this one again."""
+
+    def __init__(self, model: Model, picture: Picture, detail: str | None) -> None:
+        self._model, self._picture, self._detail = model, picture, detail
+
+    def ask(
+        self, question: str, *, risk: float | None = None, threshold: float | None = None, gate: bool = True
+    ) -> Answer:
+        """See `Model.ask`."""
+        return self._model.ask(
+            self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail
+        )
+
+    def stream(
+        self, question: str, *, risk: float | None = None, threshold: float | None = None, gate: bool = True
+    ) -> Iterator[Event]:
+        """See `Model.stream`."""
+        return self._model.stream(
+            self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail
+        )
+
+    def close(self) -> None:
+        """Nothing native belongs to the picture alone; its place in the KV cache goes to the next one."""
+
+    def __enter__(self) -> OpenPicture:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Turn:
+    """One question at a time: waits for other threads, and refuses a second question inside one's own open stream."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __enter__(self) -> None:
+        model = self._model
+        if model._owner == threading.get_ident():
+            raise EdgeVqaError("a stream of this model is still open", "read it to its end or close it first")
+        model._turn.acquire()
+        if model._closed:
+            model._turn.release()
+            raise EdgeVqaError("the model is closed", "load it again")
+        model._owner = threading.get_ident()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._model._owner = self._model._live = None
+        self._model._turn.release()

@@ -1,0 +1,76 @@
+"""The border to llama.cpp: loads its bindings, keeps its log off the terminal, and remembers its last complaint."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
+
+from edge_vqa.errors import EdgeVqaError
+
+_last_lines: list[str] = []
+_verbose = False
+_callback: Any = None  # llama.cpp keeps only the pointer: the object must live as long as the process
+
+
+def bindings() -> tuple[ModuleType, ModuleType]:
+    """The low-level modules `llama_cpp.llama_cpp` and `llama_cpp.mtmd_cpp`.
+
+    The package's own `__init__` imports a server's worth of modules, two thirds of the import time, and none of them is
+    needed here: the submodules are loaded beside it, and a later `import llama_cpp` elsewhere still runs in full.
+    """
+    global _callback
+    if _callback is None:
+        name = "llama_cpp"
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            raise EdgeVqaError("llama-cpp-python is not installed", "pip install edge-vqa")
+        present = name in sys.modules
+        if not present:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            llama = importlib.import_module("llama_cpp.llama_cpp")
+            mtmd = importlib.import_module("llama_cpp.mtmd_cpp")
+        except Exception as error:  # a library that does not load raises OSError, RuntimeError, AttributeError
+            raise EdgeVqaError(
+                f"llama-cpp-python does not load ({error})",
+                "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+            ) from None
+        finally:
+            if not present:
+                del sys.modules[name]
+
+        @llama.llama_log_callback
+        def log(level: int, text: bytes | None, _: object) -> None:
+            line = (text or b"").decode(errors="replace")
+            if _verbose:
+                sys.stderr.write(line)
+            if level >= 3:  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
+                _last_lines[:] = [*_last_lines[-7:], line.strip()]
+
+        _callback = log
+        llama.llama_log_set(log, None)
+        mtmd.mtmd_log_set(log, None)
+        mtmd.mtmd_helper_log_set(log, None)
+        llama.llama_backend_init()
+    return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
+
+
+def set_verbose(verbose: bool) -> None:
+    """Let llama.cpp's own log through to stderr."""
+    global _verbose
+    _verbose = verbose
+
+
+def last_complaint() -> str:
+    """llama.cpp's last warning or error, for an error message; empty when it was silent."""
+    return next((line for line in reversed(_last_lines) if line), "")
+
+
+def version() -> str:
+    """Version of the installed llama-cpp-python, which fixes the llama.cpp build."""
+    from importlib.metadata import version as installed
+
+    return installed("llama-cpp-python")

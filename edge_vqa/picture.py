@@ -1,0 +1,178 @@
+"""Opens an untrusted image file safely and hands on plain RGB pixels; cuts them into the tiles an encoder wants."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from edge_vqa.errors import EdgeVqaError
+
+if TYPE_CHECKING:
+    from edge_vqa.bundle import Preprocessing
+
+MAX_PIXELS = 100_000_000  # 100 megapixels: larger than any phone's camera, 300 MB as RGB
+MAX_BYTES = 256 * 2**20
+# Formats whose decoders are Pillow's own and safe to run on untrusted bytes: no EPS (runs Ghostscript), no PDF.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+Rgb: TypeAlias = npt.NDArray[np.uint8]
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Rgb | Picture"
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright RGB picture: uint8 [height, width, 3]."""
+
+    rgb: Rgb
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[1], self.rgb.shape[0]
+
+
+def open_picture(source: ImageSource) -> Picture:
+    """Open a path, the bytes of an image file, a PIL image or an RGB uint8 array.
+
+    EXIF orientation is honoured, transparency is laid on white, 16 bits become 8, and of an animation the first frame is
+    taken. Raises EdgeVqaError for anything that is not a picture of at most 100 megapixels.
+    """
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
+            raise EdgeVqaError(
+                f"an array of {source.dtype} {list(source.shape)} is not a picture", "give uint8 [height, width, 3]"
+            )
+        _check_size(source.shape[1], source.shape[0], "the array")
+        return Picture(np.ascontiguousarray(source))
+    if isinstance(source, Image.Image):
+        _check_size(*source.size, "the image")
+        return _to_rgb(source, "the image")
+    name, stream = _read(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning; the limit is checked below, before decoding
+            image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    except Exception:  # a decoder may raise anything on hostile bytes
+        raise EdgeVqaError(
+            f"{name} is not a picture that can be read", f"give one of {', '.join(FORMATS[0:1] + FORMATS[2:])}"
+        ) from None
+    with image:
+        _check_size(*image.size, name)
+        return _to_rgb(image, name)
+
+
+def _read(source: str | os.PathLike[str] | bytes) -> tuple[str, io.BytesIO]:
+    if isinstance(source, bytes):
+        name, data = "the picture", source
+    else:
+        path = Path(source)
+        name = str(path)
+        try:
+            if path.is_dir():
+                raise EdgeVqaError(f"{name} is a folder", "give an image file")
+            if path.stat().st_size > MAX_BYTES:
+                raise EdgeVqaError(f"{name} has more than {MAX_BYTES >> 20} MB", "give a smaller picture")
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise EdgeVqaError(f"{name} does not exist", "check the path") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise EdgeVqaError(f"{name!r} cannot be read ({reason})", "check the path and its permissions") from None
+    if not data:
+        raise EdgeVqaError(f"{name} is empty", "give an image file")
+    return name, io.BytesIO(data)
+
+
+def _too_large(name: str) -> EdgeVqaError:
+    return EdgeVqaError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels", "scale it down first")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width < 1 or height < 1:
+        raise EdgeVqaError(f"{name} has no pixels", "give an image file")
+    if width * height > MAX_PIXELS:
+        raise _too_large(name)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Picture:
+    try:
+        image.seek(0)
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits (and 32, which PNG and TIFF readers use for 16)
+            deep = np.asarray(image).astype(np.float64)
+            deep = deep / 257 if deep.max(initial=0) > 255 else deep
+            image = Image.fromarray(np.clip(np.round(deep), 0, 255).astype(np.uint8))
+        elif image.mode == "F":
+            image = Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return Picture(np.array(image.convert("RGB")))
+    except EdgeVqaError:
+        raise
+    except MemoryError:
+        raise EdgeVqaError(f"{name} does not fit into memory", "scale it down first") from None
+    except Exception as error:  # truncated or hostile data
+        raise EdgeVqaError(f"{name} is damaged ({error})", "give an intact image file") from None
+
+
+def _resample(preprocessing: Preprocessing) -> Image.Resampling:
+    return Image.Resampling[preprocessing.resample.upper()]
+
+
+def overview(picture: Picture, preprocessing: Preprocessing) -> Rgb:
+    """The whole picture as one tile [tile, tile, 3]. At the encoder's own size the pixels pass unchanged."""
+    side = preprocessing.tile
+    if picture.size == (side, side):
+        return picture.rgb
+    return np.array(Image.fromarray(picture.rgb).resize((side, side), _resample(preprocessing), reducing_gap=3.0))
+
+
+def slices(picture: Picture, preprocessing: Preprocessing) -> tuple[list[list[Rgb]], Rgb]:
+    """Rows of tiles [tile, tile, 3], and the overview, as `transformers`' Idefics3ImageProcessor cuts them.
+
+    The picture is scaled so that its longer side is `longest_edge`, then both sides up to multiples of `tile`. A picture
+    that fits one tile yields no rows.
+    """
+    side, filter_ = preprocessing.tile, _resample(preprocessing)
+    width, height = picture.size
+    aspect = width / height
+    if width >= height:
+        width = preprocessing.longest_edge
+        height = max(1, int(width / aspect))
+        height += height % 2
+    else:
+        height = preprocessing.longest_edge
+        width = max(1, int(height * aspect))
+        width += width % 2
+    scaled = Image.fromarray(picture.rgb).resize((width, height), filter_)
+    aspect = width / height
+    if width >= height:
+        width = math.ceil(width / side) * side
+        height = math.ceil(max(1, int(width / aspect)) / side) * side
+    else:
+        height = math.ceil(height / side) * side
+        width = math.ceil(max(1, int(height * aspect)) / side) * side
+    scaled = scaled.resize((width, height), filter_)
+    whole = np.array(scaled.resize((side, side), filter_))
+    if width <= side and height <= side:
+        return [], whole
+    pixels = np.asarray(scaled)
+    rows = [
+        [np.ascontiguousarray(pixels[y : y + side, x : x + side]) for x in range(0, width, side)]
+        for y in range(0, height, side)
+    ]
+    return rows, whole

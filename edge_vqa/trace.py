@@ -1,0 +1,114 @@
+"""Trace: what one answer left behind, and the features a Selector reads from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+
+SCHEMA = 1
+STATISTICS = (
+    "joint_logprob",
+    "mean_logprob",
+    "min_logprob",
+    "first_logprob",
+    "first_entropy",
+    "max_entropy",
+    "first_margin",
+    "min_margin",
+    "first_top5",
+    "length",
+    "ended",
+)
+
+
+@dataclass(frozen=True)
+class TokenTrace:
+    """One decoded token: log p of the token, entropy of its distribution (nats), margin to the runner-up (difference of log
+    probabilities), mass of the five likeliest tokens."""
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+    margin: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of wall time."""
+
+    load_s: float = 0.0
+    image_s: float = 0.0
+    prompt_s: float = 0.0
+    decode_s: float = 0.0
+    gate_s: float = 0.0
+    total_s: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What the engine recorded for one answer. The end token, when it came, is the last of `tokens`.
+
+    image [n_embd]: mean image embedding; first_hidden [n_embd]: final state that predicts the first token;
+    answer_hidden [n_embd]: mean of the final states that predict the tokens.
+    """
+
+    tokens: tuple[TokenTrace, ...]
+    text: str
+    ended: bool
+    image: Array
+    first_hidden: Array
+    answer_hidden: Array
+    image_tokens: int
+    prompt_tokens: int
+
+    @property
+    def maxprob(self) -> float:
+        """Probability of the greedy answer: exp(sum of log p), end token included."""
+        return math.exp(sum(token.logprob for token in self.tokens))
+
+
+def step_statistics(logits: npt.NDArray[np.float32], chosen: int) -> tuple[float, float, float, float]:
+    """One row of raw logits [n_vocab] -> log p of `chosen`, entropy, margin of the best over the second, top-5 mass."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    exp = np.exp(shifted)
+    total = float(exp.sum())
+    log_total = math.log(total)
+    entropy = log_total - float(exp @ shifted) / total
+    top = np.sort(np.partition(shifted, -5)[-5:]) if len(shifted) > 5 else np.sort(shifted)
+    margin = float(top[-1] - top[-2])
+    return float(shifted[chosen]) - log_total, entropy, margin, float(np.exp(top).sum()) / total
+
+
+def features(trace: Trace) -> dict[str, Array]:
+    """Trace -> the Selector's inputs, schema 1: `image`, `first_hidden`, `answer_hidden` [n_embd], `statistics` [11].
+
+    Source of the choice: Dancette et al., CVPR 2023, section 3.2.
+    """
+    tokens = trace.tokens
+    logprobs = [token.logprob for token in tokens]
+    statistics = (
+        sum(logprobs),
+        sum(logprobs) / len(logprobs),
+        min(logprobs),
+        logprobs[0],
+        tokens[0].entropy,
+        max(token.entropy for token in tokens),
+        tokens[0].margin,
+        min(token.margin for token in tokens),
+        tokens[0].top5,
+        float(len(tokens)),
+        float(trace.ended),
+    )
+    return {
+        "image": trace.image,
+        "first_hidden": trace.first_hidden,
+        "answer_hidden": trace.answer_hidden,
+        "statistics": np.array(statistics, np.float32),
+    }

@@ -1,0 +1,58 @@
+"""Packs all questions of a picture behind one image prefix: token ids, positions, segments and targets of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from recipes.mini.model import IMAGE_TOKENS
+
+IGNORE = -100
+PREFIX = "<|im_start|>User:<fake_token_around_image><global-img>" + "<image>" * IMAGE_TOKENS + "<fake_token_around_image>"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of b pictures, t tokens each (padded). Targets are shifted: targets[i] is what token i should predict."""
+
+    ids: Tensor  # int64 [b, t]
+    positions: Tensor  # int64 [b, t], each question restarts behind the prefix
+    segments: Tensor  # int64 [b, t]: 0 prefix, 1.. questions, -1 padding
+    targets: Tensor  # int64 [b, t]: the answer's tokens, IGNORE elsewhere
+
+
+class Packer:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
+        self.encode = lru_cache(maxsize=200_000)(self._encode)
+
+    def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
+        """Ids of one question with its answer, and how many of them are the answer (end token included)."""
+        asked = self.tokenizer.encode(f"{question}<end_of_utterance>\nAssistant:", add_special_tokens=False)
+        answered = self.tokenizer.encode(f" {answer}<end_of_utterance>", add_special_tokens=False)
+        return asked + answered, len(answered)
+
+    def __call__(self, batch: list[list[tuple[str, str]]]) -> Packed:
+        """batch: for each picture its (question, answer) pairs."""
+        rows = []
+        for questions in batch:
+            ids, positions = list(self.prefix), list(range(len(self.prefix)))
+            segments, targets = [0] * len(ids), [IGNORE] * len(ids)
+            for number, (question, answer) in enumerate(questions, 1):
+                tokens, answered = self.encode(question, answer)
+                ids += tokens
+                positions += range(len(self.prefix), len(self.prefix) + len(tokens))
+                segments += [number] * len(tokens)
+                targets += [IGNORE] * (len(tokens) - answered - 1) + tokens[-answered:] + [IGNORE]
+            rows.append((ids, positions, segments, targets))
+        longest = max(len(row[0]) for row in rows)
+        fill = (self.tokenizer.pad_token_id, 0, -1, IGNORE)
+        columns = [
+            torch.tensor([row[i] + [fill[i]] * (longest - len(row[i])) for row in rows]) for i in range(len(fill))
+        ]
+        return Packed(*columns)
