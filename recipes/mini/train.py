@@ -1,6 +1,6 @@
 """Stage 2: the whole model, all questions of a picture packed behind one image prefix.
 
-    python -m recipes.mini.train --steps 3000
+    python -m recipes.mini.train --steps 2600
 
 Starts from stage 1's vision tower (`build/mini/pretrain.pt`), resumes from `build/mini/train.pt`, and writes the bf16
 checkpoint to `recipes/mini/checkpoint/` when it is through. The classification heads of stage 1 stay attached as a second
@@ -147,7 +147,7 @@ def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the language model; the vision tower takes half")
     args = parser.parse_args()
     model.keep_freed_memory()

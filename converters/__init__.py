@@ -1,0 +1,1 @@
+"""Workstation side: a Hugging Face checkpoint in, a bundle out."""
