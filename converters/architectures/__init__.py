@@ -28,17 +28,19 @@ class Rule:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a checkpoint becomes two ggufs. Metadata values are int, float, bool, str or lists of them."""
+    """How a checkpoint becomes two ggufs. Keys of `lm` and `vision` are checkpoint names; metadata values are int, float,
+    bool, str or lists of them."""
 
     lm: dict[str, Rule]
     vision: dict[str, Rule]
+    lm_extra: dict[str, Tensor]  # tensors that no checkpoint holds, by gguf name
     optional: frozenset[str]
-    ignored: frozenset[str]
     lm_metadata: dict[str, Any]
     vision_metadata: dict[str, Any]
     vocabulary: int
     preprocessing: Preprocessing
-    image_pieces: tuple[str, str]
+    image_token: str  # what the chat template writes where the picture goes
+    required_tokens: tuple[str, ...]  # what the runtime writes around the picture: each one token
 
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> tuple[str, Plan]:

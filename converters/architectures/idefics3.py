@@ -204,17 +204,14 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     rules["model.connector.modality_projection.proj.weight"] = Rule(
         "mm.model.fc.weight", (text.hidden_size, vision.hidden_size * factor**2)
     )
-    metadata = text_metadata(text)
-    if kind == "llama3":
-        metadata["rope_freqs"] = rope_factors(text, scaling)
     longest = int((preprocessor.get("size") or {}).get("longest_edge", vision.image_size))
     tied = bool(config.get("tie_word_embeddings", raw.get("tie_word_embeddings", False)))
     return Plan(
         lm=text_rules(text, "model.text_model", "lm_head.weight"),
         vision=rules,
+        lm_extra={"rope_freqs.weight": rope_factors(text, scaling)} if kind == "llama3" else {},
         optional=frozenset({"lm_head.weight"} if tied else ()),
-        ignored=frozenset(),
-        lm_metadata=metadata,
+        lm_metadata=text_metadata(text),
         vision_metadata={
             "clip.projector_type": "idefics3",
             "clip.use_gelu": True,
@@ -233,5 +230,6 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         },
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(vision.image_size, max(longest, vision.image_size), (side // factor) ** 2),
-        image_pieces=("<fake_token_around_image>", "<global-img>"),
+        image_token="<image>",
+        required_tokens=("\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<row_1_col_1>"),
     )

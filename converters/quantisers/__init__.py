@@ -1,0 +1,1 @@
+"""One file a method: a gguf in, a gguf with fewer bits out."""

@@ -1,0 +1,1 @@
+"""Device profiles and guides, one of each a device."""

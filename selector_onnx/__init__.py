@@ -1,0 +1,1 @@
+"""Workstation side: traces -> Selector -> thresholds with a statistical guarantee."""
