@@ -73,11 +73,14 @@ class Selector:
             raise EdgeVqaError(f"{path.name} is not the Selector that bundle.json describes", again)
 
     def score(self, trace: Trace) -> float:
-        inputs = {name: value[None] for name, value in traces.features(trace).items()}
+        return float(self.score_features({name: value[None] for name, value in traces.features(trace).items()})[0])
+
+    def score_features(self, features: dict[str, traces.Array]) -> traces.Array:
+        """Confidence [n] of n traces from their features [n, d]. A graph that yields no number yields 0: abstain."""
         try:
-            value = float(self._session.run(None, inputs)[0].reshape(-1)[0])
+            values = self._session.run(["confidence"], features)[0].reshape(-1)
         except Exception as error:
             raise EdgeVqaError(
                 f"the Selector does not fit this model ({str(error).splitlines()[0]})", "train it again for this bundle"
             ) from None
-        return float(np.clip(value, 0.0, 1.0)) if np.isfinite(value) else 0.0
+        return np.asarray(np.clip(np.nan_to_num(values, nan=0.0), 0.0, 1.0), np.float32)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000  # 100 megapixels: larger than any phone's camera, 300 MB as RGB
 MAX_BYTES = 256 * 2**20
 # Formats whose decoders are Pillow's own and safe to run on untrusted bytes: no EPS (runs Ghostscript), no PDF.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF")
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Rgb | Picture"
@@ -67,7 +67,7 @@ def open_picture(source: ImageSource) -> Picture:
         raise _too_large(name) from None
     except Exception:  # a decoder may raise anything on hostile bytes
         raise EdgeVqaError(
-            f"{name} is not a picture that can be read", f"give one of {', '.join(FORMATS[0:1] + FORMATS[2:])}"
+            f"{name} is not a picture that can be read", "give one of " + ", ".join(FORMATS)
         ) from None
     with image:
         _check_size(*image.size, name)
