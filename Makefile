@@ -1,0 +1,55 @@
+# Tasks of the project; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# the bundle that ships is made from the shipped checkpoint by `make bundle`
+MINI := edge_vqa/bundles/mini
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fix bundle measure readme clean
+
+help: ## list the tasks
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edge-vqa needs Python 3.11: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Package installed alone: what a user gets.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing edge-vqa. llama.cpp is compiled on the way: about 4 minutes on two cores, nothing afterwards."
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e .
+	@touch $@
+
+# With what training, conversion and the tests need.
+$(VENV)/.dev: pyproject.toml $(VENV)/.installed
+	@echo "Installing what conversion, training and the tests need (torch for CPU among it)."
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed ## install the package and ask about two photos: one answered, one not
+	@sh examples/demo.sh $(BIN)/edge-vqa
+
+test: $(VENV)/.dev ## install what the tests need and run them all
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fix: $(VENV)/.dev ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bundle: $(VENV)/.dev ## make the embedded bundle again from the shipped checkpoint (needs the recipe's data)
+	sh recipes/mini/bundle.sh $(BIN) $(MINI)
+
+measure: $(VENV)/.dev ## measure everything the model card states (needs the recipe's data; about 15 minutes)
+	$(BIN)/python -m recipes.mini.measure
+
+readme: $(VENV)/.dev ## run the README's commands again and write their output into it
+	$(BIN)/python -m tests.readme --write
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Asks the embedded model about two photos; $1 is the edge-vqa command.
+set -u
+edge_vqa=$1
+cd "$(dirname "$0")" || exit 1
+failed=0
+ask() { # expected status, picture, question
+    printf '\n$ edge-vqa ask %s "%s"\n' "$2" "$3"
+    "$edge_vqa" ask "$2" "$3"
+    status=$?
+    [ "$status" -eq "$1" ] || { echo "exit status $status, expected $1"; failed=1; }
+}
+case $edge_vqa in
+    /*) ;;
+    *) edge_vqa=../$edge_vqa ;;
+esac
+ask 0 cat.jpg "what is this?"
+ask 3 coffee.jpg "what is this?"
+exit $failed

@@ -1,0 +1,235 @@
+"""What the converter writes, and what it refuses before it writes anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from converters.checkpoint import Checkpoint
+from converters.convert import Options, convert
+from edge_vqa import EdgeVqaError
+from edge_vqa import bundle as bundles
+from edge_vqa.bundle import Bundle
+from tests.conftest import CHECKPOINT, EXAMPLES, Run, one_line
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the shipped checkpoint that a test may damage."""
+    return Path(shutil.copytree(CHECKPOINT, tmp_path / "checkpoint"))
+
+
+def read(path: Path) -> tuple[dict[str, object], dict[str, gguf.ReaderTensor]]:
+    reader = gguf.GGUFReader(path)
+    return {name: field.contents() for name, field in reader.fields.items()}, {t.name: t for t in reader.tensors}
+
+
+def test_the_language_model_has_llamas_names_shapes_and_metadata(f32_bundle: Bundle) -> None:
+    metadata, tensors = read(f32_bundle.files["lm"])
+    config = json.loads((CHECKPOINT / "config.json").read_text())["text_config"]
+    layers, hidden, inner, vocabulary = (
+        config[key] for key in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    )
+    expected = {
+        "general.architecture": "llama",
+        "llama.block_count": layers,
+        "llama.embedding_length": hidden,
+        "llama.feed_forward_length": inner,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.rope.dimension_count": 64,
+        "llama.vocab_size": vocabulary,
+        "llama.context_length": 512,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert metadata["llama.rope.freq_base"] == pytest.approx(10000.0)
+    shapes = {
+        "attn_norm": [hidden],
+        "ffn_norm": [hidden],
+        "attn_q": [hidden, 256],
+        "attn_k": [hidden, 128],
+        "attn_v": [hidden, 128],
+        "attn_output": [256, hidden],
+        "ffn_gate": [hidden, inner],
+        "ffn_up": [hidden, inner],
+        "ffn_down": [inner, hidden],
+    }
+    wanted = {f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in shapes.items()}
+    wanted |= {"token_embd.weight": [hidden, vocabulary], "output.weight": [hidden, vocabulary]}
+    wanted |= {"output_norm.weight": [hidden]}
+    assert {name: [int(n) for n in t.shape] for name, t in tensors.items()} == wanted
+    assert metadata["tokenizer.ggml.tokens"][metadata["tokenizer.ggml.eot_token_id"]] == "<end_of_utterance>"  # type: ignore[index]
+
+
+def test_the_vision_tower_has_mtmds_names_shapes_and_metadata(f32_bundle: Bundle) -> None:
+    metadata, tensors = read(f32_bundle.files["vision"])
+    expected = {
+        "general.architecture": "clip",
+        "general.type": "mmproj",
+        "clip.projector_type": "idefics3",
+        "clip.has_vision_encoder": True,
+        "clip.use_gelu": True,
+        "clip.vision.image_size": 64,
+        "clip.vision.patch_size": 8,
+        "clip.vision.embedding_length": 192,
+        "clip.vision.block_count": 6,
+        "clip.vision.attention.head_count": 3,
+        "clip.vision.projection_dim": 256,
+        "clip.vision.projector.scale_factor": 2,
+        "clip.vision.preproc_image_size": 256,
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert metadata["clip.vision.image_mean"] == [0.5, 0.5, 0.5]
+    assert [int(n) for n in tensors["v.patch_embd.weight"].shape] == [8, 8, 3, 192]
+    assert [int(n) for n in tensors["mm.model.fc.weight"].shape] == [768, 256]
+    assert [int(n) for n in tensors["v.blk.0.ffn_up.weight"].shape] == [192, 768]
+    assert len(tensors) == 6 + 6 * 16
+
+
+def test_values_are_the_checkpoints_and_only_queries_and_keys_are_reordered(f32_bundle: Bundle) -> None:
+    _, tensors = read(f32_bundle.files["lm"])
+    with Checkpoint(CHECKPOINT) as checkpoint:
+        layer = "model.text_model.layers.1"
+        assert np.array_equal(tensors["blk.1.ffn_up.weight"].data, checkpoint.tensor(f"{layer}.mlp.up_proj.weight"))
+        assert np.array_equal(tensors["output.weight"].data, checkpoint.tensor("lm_head.weight"))
+        theirs = checkpoint.tensor(f"{layer}.self_attn.k_proj.weight").reshape(2, 64, 256)
+        ours = np.asarray(tensors["blk.1.attn_k.weight"].data).reshape(2, 64, 256)
+    for i in range(32):  # dimension i of the first half stands beside dimension i of the second
+        assert np.array_equal(ours[:, 2 * i], theirs[:, i])
+        assert np.array_equal(ours[:, 2 * i + 1], theirs[:, i + 32])
+
+
+def test_bfloat16_is_widened_exactly() -> None:
+    stored = load_file(CHECKPOINT / "model.safetensors")
+    with Checkpoint(CHECKPOINT) as checkpoint:
+        assert checkpoint.names() == sorted(stored)
+        for name, values in stored.items():
+            assert np.array_equal(checkpoint.tensor(name), values.float().numpy())
+
+
+BITS = {
+    "f32": (32, 32.1),
+    "f16": (16, 16.1),
+    "bf16": (16, 16.1),
+    "q8_0": (8.4, 8.7),
+    "q4_0": (4.4, 5.2),
+    "q4_1": (4.9, 5.5),
+    "q4_k_m": (4.4, 5.8),
+    "q3_k_m": (3.3, 4.9),
+}
+
+
+@pytest.mark.parametrize("type_", BITS)
+def test_every_quantisation_answers(type_: str, tmp_path: Path) -> None:
+    from edge_vqa.model import load
+
+    vision = {"q8_0": "q8_0", "q4_0": "q4_0", "f16": "f16"}.get(type_, "f32")
+    manifest = convert(CHECKPOINT, tmp_path / "made", Options(quant=f"rtn:{type_}", vision_type=vision, threads=2))
+    low, high = BITS[type_]
+    assert low <= manifest.quantisation.bits_per_weight <= high, manifest.quantisation.bits_per_weight
+    with load(tmp_path / "made") as model:
+        assert model.ask(EXAMPLES / "shape.png", "what shape is in the image?").candidate in ("circle", "rectangle", "triangle")
+
+
+def test_the_shipped_bundle_is_what_the_shipped_checkpoint_converts_to(mini: Bundle, tmp_path: Path) -> None:
+    q, prompt = mini.manifest.quantisation, mini.manifest.prompt
+    options = Options(
+        quant=f"{q.method}:{q.type}", vision_type=q.vision_type, name=mini.name, max_tokens=prompt.max_tokens, threads=2
+    )
+    made = convert(CHECKPOINT, tmp_path / "mini", options)
+    assert made.prompt == prompt
+    assert made.runtime.preprocessing == mini.manifest.runtime.preprocessing
+    for role in ("lm", "vision"):
+        assert made.files[role] == mini.manifest.files[role], role
+
+
+def refused(checkpoint: Path, tmp_path: Path, **options: str) -> str:
+    with pytest.raises(EdgeVqaError) as caught:
+        convert(checkpoint, tmp_path / "made", Options(**options))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"], "something was left behind"
+    return caught.value.what
+
+
+def edit(checkpoint: Path, name: str, **changes: object) -> None:
+    path = checkpoint / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_unfit_checkpoints_are_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+
+    def store(changed: dict[str, object]) -> None:
+        save_file(changed, checkpoint / "model.safetensors")  # type: ignore[arg-type]
+
+    store({name: value for name, value in weights.items() if name != "lm_head.weight"})
+    assert "lacks lm_head.weight" in refused(checkpoint, tmp_path)
+    store(weights | {"model.extra.weight": weights["lm_head.weight"].clone()})
+    assert "unknown tensors: model.extra.weight" in refused(checkpoint, tmp_path)
+    store(weights | {"lm_head.weight": weights["lm_head.weight"][:, :128].clone()})
+    assert "lm_head.weight has shape [" in refused(checkpoint, tmp_path)
+    store(weights | {"lm_head.weight": weights["lm_head.weight"].double()})
+    assert "is F64" in refused(checkpoint, tmp_path)
+    store(weights)
+    data = (checkpoint / "model.safetensors").read_bytes()
+    for wreck in (b"", data[:1000], data[:-5], b"\xff" * 100):
+        (checkpoint / "model.safetensors").write_bytes(wreck)
+        assert "not an intact safetensors file" in refused(checkpoint, tmp_path)
+    (checkpoint / "model.safetensors").unlink()
+    assert "holds no model.safetensors" in refused(checkpoint, tmp_path)
+    (checkpoint / "pytorch_model.bin").write_bytes(b"pickle")
+    assert "unpickling runs code" in refused(checkpoint, tmp_path)
+
+
+def test_unfit_configurations_are_refused_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    edit(checkpoint, "config.json", model_type="fuyu")
+    assert "model_type 'fuyu' is not supported" in refused(checkpoint, tmp_path)
+    edit(checkpoint, "config.json", model_type="idefics3", text_config=config["text_config"] | {"attention_bias": True})
+    assert "attention_bias" in refused(checkpoint, tmp_path)
+    rope = {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}
+    edit(checkpoint, "config.json", text_config=config["text_config"] | rope)
+    assert "rope scaling 'yarn'" in refused(checkpoint, tmp_path)
+    edit(checkpoint, "config.json", **config)
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    edit(checkpoint, "tokenizer.json", pre_tokenizer={"type": "Whitespace"})
+    assert "pre-tokenizer Whitespace" in refused(checkpoint, tmp_path)
+    edit(checkpoint, "tokenizer.json", **tokenizer)
+    (checkpoint / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
+    assert "chat template" in refused(checkpoint, tmp_path)
+    (checkpoint / "chat_template.jinja").unlink()
+    assert "no chat template" in refused(checkpoint, tmp_path)
+    (checkpoint / "config.json").write_text("{")
+    assert "config.json is damaged" in refused(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(("quant", "words"), [("hqq:q4_k_m", "method 'hqq'"), ("rtn:q9", "type 'q9'")])
+def test_unknown_quantisations_are_refused(quant: str, words: str, checkpoint: Path, tmp_path: Path) -> None:
+    assert words in refused(checkpoint, tmp_path, quant=quant)
+
+
+def test_the_command_converts_and_never_replaces_by_accident(run: Run, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    result = run("edge-vqa-convert", CHECKPOINT, "-o", made, "--quant", "rtn:q4_0", "--vision-type", "q8_0")
+    assert result.returncode == 0 and "bits a weight" in result.stdout
+    before = bundles.read(made).manifest
+    assert "exists already" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", made))
+    assert bundles.read(made).manifest == before
+    assert run("edge-vqa-convert", CHECKPOINT, "-o", made, "--quant", "q8_0", "--force").returncode == 0
+    assert bundles.read(made).manifest.quantisation.type == "q8_0"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear all")
+    assert "is not a bundle" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "mine", "--force"))
+    assert (tmp_path / "mine" / "letter.txt").exists()
+    (tmp_path / "file").touch()
+    assert "cannot be written" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "file" / "made"))
+    assert "is not a folder" in one_line(run("edge-vqa-convert", tmp_path / "none", "-o", tmp_path / "new"))
+    assert run("edge-vqa-convert").returncode == 2

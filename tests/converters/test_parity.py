@@ -1,0 +1,95 @@
+"""llama.cpp on our ggufs gives what `transformers` gives on the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from converters.convert import Options, convert
+from edge_vqa import bundle as bundles
+from edge_vqa.bundle import Bundle
+from edge_vqa.picture import open_picture
+from tests.conftest import CHECKPOINT, EXAMPLES, Asked
+from tests.converters.random_checkpoints import LLAMA3_ROPE, make
+from tests.converters.reference import Reference
+
+
+@pytest.fixture(scope="module")
+def reference(f32_bundle: Bundle) -> Iterator[Reference]:
+    made = Reference(CHECKPOINT, f32_bundle)
+    yield made
+    made.close()
+
+
+def test_first_token_logits_and_greedy_answers_agree_on_500_questions(
+    reference: Reference, easy_questions: list[Asked]
+) -> None:
+    asked = [(path, question) for _, path, question, _ in easy_questions[:440]]
+    crops = [(EXAMPLES / name, q) for name in ("cat.jpg", "coffee.jpg") for q in ("what is this?", "is it an animal?")]
+    compared = [reference.compare(open_picture(path), question, "low") for path, question in [*asked, *crops]]
+    rng = np.random.default_rng(3)
+    for _ in range(56):  # photos: windows of the examples, which the model is much less sure about
+        name = ("cat.jpg", "coffee.jpg")[int(rng.integers(2))]
+        photo = np.asarray(Image.open(EXAMPLES / name))
+        side = int(rng.integers(60, 250))
+        y, x = (int(rng.integers(0, n - side)) for n in photo.shape[:2])
+        window = open_picture(np.ascontiguousarray(photo[y : y + side, x : x + side]))
+        compared.append(reference.compare(window, "what is in the picture?", "low"))
+    errors = [one.error for one in compared]
+    same = float(np.mean([one.same_tokens for one in compared]))
+    assert len(compared) == 500
+    assert max(errors) <= 1e-3, f"largest logit error {max(errors):.2e} of the range, median {np.median(errors):.2e}"
+    assert same >= 0.995, f"{same:.4f} of the greedy answers are the same"
+    assert max(one.hidden_error for one in compared) < 5e-3
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 120), (90, 210)])
+def test_high_detail_agrees_on_three_aspect_ratios(reference: Reference, size: tuple[int, int]) -> None:
+    picture = open_picture(Image.open(EXAMPLES / "cat.jpg").resize(size))
+    compared = [reference.compare(picture, question, "high") for question in ("what is this?", "can it fly?")]
+    assert max(one.error for one in compared) <= 1e-3, [one.error for one in compared]
+    assert all(one.same_tokens for one in compared)
+
+
+def test_tiles_are_cut_as_transformers_cuts_them() -> None:
+    from transformers import Idefics3ImageProcessorPil
+
+    from edge_vqa.bundle import Preprocessing
+    from edge_vqa.picture import slices
+
+    processor = Idefics3ImageProcessorPil.from_pretrained(CHECKPOINT)
+    for size in ((64, 64), (300, 120), (90, 210), (451, 300)):
+        image = Image.open(EXAMPLES / "cat.jpg").resize(size)
+        rows, whole = slices(open_picture(image), Preprocessing(tile=64, longest_edge=256, tile_tokens=16))
+        ours = np.stack([*(tile for row in rows for tile in row), whole])
+        made = processor(image, do_image_splitting=True, return_tensors="np")["pixel_values"][0]
+        theirs = np.round((made.transpose(0, 2, 3, 1) * 0.5 + 0.5) * 255)
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() <= 1, f"{size}: {np.abs(ours - theirs).max()}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("idefics3", {"rope_parameters": LLAMA3_ROPE}),
+        ("idefics3", {"head_dim": 32, "num_key_value_heads": 1}),
+        ("smolvlm", {}),
+        ("smolvlm", {"tied": True, "shards": True, "dtype": torch.float16}),
+    ],
+)
+def test_random_checkpoints_of_each_architecture_agree(kind: str, settings: dict[str, object], tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", kind, **settings)  # type: ignore[arg-type]
+    convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_type="f32"))
+    reference = Reference(checkpoint, bundles.read(tmp_path / "bundle"))
+    try:
+        for detail in ("low", "high"):
+            one = reference.compare(open_picture(EXAMPLES / "cat.jpg"), "what is this? " * 30, detail)
+            assert one.error <= 1e-3, f"{detail}: {one.error:.2e}"
+            assert one.hidden_error < 5e-3
+    finally:
+        reference.close()
