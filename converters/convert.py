@@ -6,8 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from converters import architectures, prompting, tokenizer, writer
 from converters.architectures import Plan, Rule, Tensor
@@ -87,7 +90,7 @@ def lm_entries(checkpoint: Checkpoint, plan: Plan, type_: str | None) -> list[En
         stored = (type_ or checkpoint.dtype(name).lower()) if len(rule.shape) > 1 else "f32"
         entries.append(Entry(rule.target, rule.shape, stored, _reader(checkpoint, name, rule)))
     for target, values in plan.lm_extra.items():
-        entries.append(Entry(target, values.shape, "f32", lambda values=values: values))
+        entries.append(Entry(target, values.shape, "f32", partial(np.asarray, values)))
     return entries
 
 
@@ -199,7 +202,9 @@ def convert(folder: Path, output: Path, options: Options, progress: Progress = l
                 shutil.rmtree(output)
             work.rename(output)
         except OSError as error:
-            raise EdgeVqaError(f"{output} cannot be written ({error.strerror})", "free some space or choose another folder") from None
+            raise EdgeVqaError(
+                f"{output} cannot be written ({error.strerror})", "free some space or choose another folder"
+            ) from None
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return manifest

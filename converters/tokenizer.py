@@ -14,9 +14,7 @@ from edge_vqa.errors import EdgeVqaError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # gguf.TokenType
 
 # The regular expression of Llama 3's pre-tokenizer (tokenizer.json of Meta-Llama-3-8B); llama.cpp calls it llama-bpe.
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ def read(checkpoint: Checkpoint, vocabulary: int) -> Tokenizer:
     ids |= {content: entry["id"] for content, entry in added.items()}
     if max(ids.values()) >= vocabulary:
         raise EdgeVqaError(
-            f"the tokenizer has id {max(ids.values())}, the embedding only {vocabulary} rows", "download the checkpoint again"
+            f"the tokenizer has id {max(ids.values())}, the embedding only {vocabulary} rows",
+            "download the checkpoint again",
         )
     for token, number in ids.items():
         tokens[number], types[number] = token, NORMAL
@@ -92,9 +91,9 @@ def read(checkpoint: Checkpoint, vocabulary: int) -> Tokenizer:
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     special = {}
     for role in ("bos", "eos", "unk", "pad"):
-        token = _text(config.get(f"{role}_token"))
-        if token in ids:
-            special[role] = ids[token]
+        named = _text(config.get(f"{role}_token"))
+        if named in ids:
+            special[role] = ids[named]
     text_config = checkpoint.config.get("text_config", {})
     end = ids.get("<end_of_utterance>")
     if end is not None:  # the chat form of Idefics3 and SmolVLM ends a turn with it

@@ -311,9 +311,7 @@ def verify(bundle: Bundle, *, thorough: bool = False) -> None:
         return
     for role, file in bundle.manifest.files.items():
         if sha256(bundle.files[role]) != file.sha256:
-            raise EdgeVqaError(
-                f"{bundle.files[role]} does not match its checksum", "convert or download the bundle again"
-            )
+            raise EdgeVqaError(f"{bundle.files[role]} does not match its checksum", "convert or download the bundle again")
     if large:
         try:
             stamp.parent.mkdir(parents=True, exist_ok=True)

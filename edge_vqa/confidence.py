@@ -50,9 +50,7 @@ class Selector:
         if (info.lm_sha256, info.vision_sha256) != (files["lm"].sha256, files["vision"].sha256):
             raise EdgeVqaError(f"{path.name} was trained for another LM or vision tower", again)
         if info.schema != traces.SCHEMA:
-            raise EdgeVqaError(
-                f"{path.name} reads feature schema {info.schema}, this version writes {traces.SCHEMA}", again
-            )
+            raise EdgeVqaError(f"{path.name} reads feature schema {info.schema}, this version writes {traces.SCHEMA}", again)
         if path.stat().st_size > MAX_SELECTOR_BYTES:
             raise EdgeVqaError(f"{path.name} is larger than {MAX_SELECTOR_BYTES >> 20} MB", again)
         import onnxruntime
@@ -62,9 +60,7 @@ class Selector:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         try:
             # from bytes: a graph that points to files outside itself does not load
-            self._session: Any = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session: Any = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except Exception:
             raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", again) from None
         shapes = {i.name: i.shape[-1] for i in self._session.get_inputs()}

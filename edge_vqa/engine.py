@@ -151,7 +151,8 @@ class Engine:
     def _room(self, needed: int, what: str) -> None:
         if needed >= self.n_ctx:
             raise EdgeVqaError(
-                f"{what} needs {needed} tokens, the context holds {self.n_ctx}", "ask a shorter question, or use --detail low"
+                f"{what} needs {needed} tokens, the context holds {self.n_ctx}",
+                "ask a shorter question, or use --detail low",
             )
 
     def _clear(self, first: int) -> None:

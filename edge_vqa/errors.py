@@ -36,6 +36,9 @@ def run(app: Callable[[], object], program: str) -> NoReturn:
         if "--debug" in sys.argv:
             raise
         line = " ".join(str(error).split())[:200]
-        print(f"{program}: internal error ({type(error).__name__}: {line}): run again with --debug and report it", file=sys.stderr)
+        print(
+            f"{program}: internal error ({type(error).__name__}: {line}): run again with --debug and report it",
+            file=sys.stderr,
+        )
         sys.exit(1)
     sys.exit(0)

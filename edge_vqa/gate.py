@@ -58,7 +58,8 @@ def choose(
     if not kept:
         offered = ", ".join(f"{point.risk:g}" for point in points) or "none"
         raise EdgeVqaError(
-            f"{manifest.name} has no operating point for risk {risk:g}", f"use one of its own ({offered}), or --threshold"
+            f"{manifest.name} has no operating point for risk {risk:g}",
+            f"use one of its own ({offered}), or --threshold",
         )
     best = max(kept, key=lambda point: point.risk)
     return Gate(best.threshold, best.risk, calibrated=True)

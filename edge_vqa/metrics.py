@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 
 # -- VQA accuracy: the rules of the official VQAv2 evaluation -----------------------------------------------------------
 
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _ARTICLES = {"a", "an", "the"}

@@ -121,7 +121,8 @@ class Model:
         if template != manifest.prompt.template_sha256:
             self.close()
             raise EdgeVqaError(
-                f"the prompt of {manifest.name} was not rendered from its LM's chat template", "convert the bundle again"
+                f"the prompt of {manifest.name} was not rendered from its LM's chat template",
+                "convert the bundle again",
             )
         if manifest.operating_points and native.version() != manifest.runtime.llama_cpp_python:
             self.warnings.append(
@@ -149,9 +150,7 @@ class Model:
         for this share of wrong answers; threshold: an own threshold on the confidence; gate=False: always answer. detail:
         `low` looks at the picture as one tile, `high` at slices too. The same picture again is not encoded again.
         """
-        events = self.stream(
-            image, question, risk=risk, threshold=threshold, gate=gate, detail=detail, max_tokens=max_tokens
-        )
+        events = self.stream(image, question, risk=risk, threshold=threshold, gate=gate, detail=detail, max_tokens=max_tokens)
         last = None
         for last in events:  # noqa: B007 - the last event is the verdict
             pass
@@ -259,9 +258,7 @@ class Model:
     def __enter__(self) -> Model:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -271,21 +268,15 @@ class OpenPicture:
     def __init__(self, model: Model, picture: Picture, detail: str | None) -> None:
         self._model, self._picture, self._detail = model, picture, detail
 
-    def ask(
-        self, question: str, *, risk: float | None = None, threshold: float | None = None, gate: bool = True
-    ) -> Answer:
+    def ask(self, question: str, *, risk: float | None = None, threshold: float | None = None, gate: bool = True) -> Answer:
         """See `Model.ask`."""
-        return self._model.ask(
-            self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail
-        )
+        return self._model.ask(self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail)
 
     def stream(
         self, question: str, *, risk: float | None = None, threshold: float | None = None, gate: bool = True
     ) -> Iterator[Event]:
         """See `Model.stream`."""
-        return self._model.stream(
-            self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail
-        )
+        return self._model.stream(self._picture, question, risk=risk, threshold=threshold, gate=gate, detail=self._detail)
 
     def close(self) -> None:
         """Nothing native belongs to the picture alone; its place in the KV cache goes to the next one."""
@@ -293,9 +284,7 @@ class OpenPicture:
     def __enter__(self) -> OpenPicture:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
 
@@ -315,8 +304,6 @@ class _Turn:
             raise EdgeVqaError("the model is closed", "load it again")
         model._owner = threading.get_ident()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._model._owner = self._model._live = None
         self._model._turn.release()

@@ -42,7 +42,6 @@ def bindings() -> tuple[ModuleType, ModuleType]:
             if not present:
                 del sys.modules[name]
 
-        @llama.llama_log_callback
         def log(level: int, text: bytes | None, _: object) -> None:
             line = (text or b"").decode(errors="replace")
             if _verbose:
@@ -50,10 +49,9 @@ def bindings() -> tuple[ModuleType, ModuleType]:
             if level >= 3:  # GGML_LOG_LEVEL_WARN, GGML_LOG_LEVEL_ERROR
                 _last_lines[:] = [*_last_lines[-7:], line.strip()]
 
-        _callback = log
-        llama.llama_log_set(log, None)
-        mtmd.mtmd_log_set(log, None)
-        mtmd.mtmd_helper_log_set(log, None)
+        _callback = llama.llama_log_callback(log)
+        for set_log in (llama.llama_log_set, mtmd.mtmd_log_set, mtmd.mtmd_helper_log_set):
+            set_log(_callback, None)
         llama.llama_backend_init()
     return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
 

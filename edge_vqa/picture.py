@@ -66,9 +66,7 @@ def open_picture(source: ImageSource) -> Picture:
     except Image.DecompressionBombError:
         raise _too_large(name) from None
     except Exception:  # a decoder may raise anything on hostile bytes
-        raise EdgeVqaError(
-            f"{name} is not a picture that can be read", "give one of " + ", ".join(FORMATS)
-        ) from None
+        raise EdgeVqaError(f"{name} is not a picture that can be read", "give one of " + ", ".join(FORMATS)) from None
     with image:
         _check_size(*image.size, name)
         return _to_rgb(image, name)

@@ -38,7 +38,8 @@ def read(path: Path, *, labelled: bool = False) -> list[Question]:
                 raise ValueError(f"question_id {question.question_id!r} comes twice")
         except (ValueError, RecursionError) as error:
             raise EdgeVqaError(
-                f"{path}, line {number}: {error}", 'write {"question_id", "image", "question", "answers": [...]} on each line'
+                f"{path}, line {number}: {error}",
+                'write {"question_id", "image", "question", "answers": [...]} on each line',
             ) from None
         seen.add(question.question_id)
         questions.append(question)

@@ -55,9 +55,7 @@ class VisionTower:
         bitmap = mtmd.mtmd_bitmap_init(side, side, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
         chunks = mtmd.mtmd_input_chunks_init()
         try:
-            text = mtmd.mtmd_input_text(
-                text=self._marker, text_len=len(self._marker), add_special=False, parse_special=True
-            )
+            text = mtmd.mtmd_input_text(text=self._marker, text_len=len(self._marker), add_special=False, parse_special=True)
             bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
             if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1) != 0:
                 raise self._failure("cut")

@@ -54,9 +54,7 @@ def collect(
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
     with load(bundle, threads=threads) as model, Progress(*columns, transient=True) as bars:
         task = bars.add_task("collecting", total=len(asked))
-        traces = collecting.collect(
-            model, asked, name or questions.stem, lambda done: bars.update(task, completed=done)
-        )
+        traces = collecting.collect(model, asked, name or questions.stem, lambda done: bars.update(task, completed=done))
     collecting.save(traces, output)
     print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}")
 

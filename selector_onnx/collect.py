@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -54,9 +53,7 @@ def collect(
 ) -> Traces:
     """Ask every question, always answering. Questions on one picture, when neighbours, encode it once."""
     files = model.bundle.manifest.files
-    origin = Origin(
-        model.bundle.name, files["lm"].sha256, files["vision"].sha256, trace.SCHEMA, native.version(), data
-    )
+    origin = Origin(model.bundle.name, files["lm"].sha256, files["vision"].sha256, trace.SCHEMA, native.version(), data)
     rows: list[dict[str, Array]] = []
     maxprob, accuracy, candidates = [], [], []
     for number, question in enumerate(questions, 1):
@@ -91,9 +88,9 @@ def save(traces: Traces, path: Path) -> None:
                 picture=traces.picture,
                 question_id=traces.question_id,
                 candidate=traces.candidate,
-                **{f"feature_{name}": values for name, values in traces.features.items()},  # type: ignore[arg-type]
+                **{f"feature_{name}": values for name, values in traces.features.items()},
             )
-        os.replace(work, path)
+        work.replace(path)
     except OSError as error:
         raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another place") from None
     finally:

@@ -1,9 +1,8 @@
-"""Writes a trained Selector as a tiny ONNX graph into a bundle: normalisation inside, schema and fingerprints in its metadata."""
+"""Writes a trained Selector into a bundle as a tiny ONNX graph: normalisation inside, fingerprints in its metadata."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from edge_vqa import bundle as bundles
@@ -64,7 +63,7 @@ def graph(trained: Trained) -> bytes:
 
 
 def export(trained: Trained, bundle: Bundle) -> int:
-    """Put the Selector into the bundle; its old operating points go, for they held for another one. Returns the file's bytes."""
+    """Put the Selector into the bundle; operating points of the old one go. Returns the size in bytes."""
     files = bundle.manifest.files
     if (files["lm"].sha256, files["vision"].sha256) != (trained.origin.lm_sha256, trained.origin.vision_sha256):
         raise EdgeVqaError(
@@ -80,7 +79,7 @@ def export(trained: Trained, bundle: Bundle) -> int:
     work = path.with_name(f".{FILE}.tmp")
     try:
         work.write_bytes(data)
-        os.replace(work, path)
+        work.replace(path)
     except OSError as error:
         raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another bundle folder") from None
     finally:
@@ -107,7 +106,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     work = path.with_name(f".{bundles.MANIFEST}.tmp")
     try:
         work.write_text(bundles.render(manifest), encoding="utf-8")
-        os.replace(work, path)
+        work.replace(path)
     except OSError as error:
         raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another bundle folder") from None
     finally:

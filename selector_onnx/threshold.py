@@ -53,9 +53,7 @@ def _divergence(a: float, b: float) -> float:
     return left + right
 
 
-def select_threshold(
-    confidence: Values, accuracy: Values, risk: float, delta: float, *, start: float = START
-) -> float | None:
+def select_threshold(confidence: Values, accuracy: Values, risk: float, delta: float, *, start: float = START) -> float | None:
     """The laxest threshold that keeps the risk with probability 1 - delta; None when none passes: then abstain always.
 
     confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1).

@@ -6,7 +6,6 @@ Source: Dancette et al., CVPR 2023, section 3.2. Early stopping on a validation 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,9 +79,7 @@ def train(
     y = torch.from_numpy(traces.accuracy).float()
     torch.manual_seed(seed)
     sizes = (x.shape[1], *WIDTHS)
-    hidden = [
-        part for a, b in zip(sizes, WIDTHS, strict=False) for part in (nn.Dropout(DROPOUT), nn.Linear(a, b), nn.ReLU())
-    ]
+    hidden = [part for a, b in zip(sizes, WIDTHS, strict=False) for part in (nn.Dropout(DROPOUT), nn.Linear(a, b), nn.ReLU())]
     net = nn.Sequential(*hidden, nn.Linear(WIDTHS[-1], 1))
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.05)
     loss_of = nn.BCEWithLogitsLoss()
@@ -109,9 +106,7 @@ def train(
                 break
     net.load_state_dict(best_state)
     layers = tuple(
-        (part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy())
-        for part in net
-        if isinstance(part, nn.Linear)
+        (part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy()) for part in net if isinstance(part, nn.Linear)
     )
     return Trained(traces.origin, inputs, mean, scale, layers)
 
@@ -138,8 +133,8 @@ def save(trained: Trained, path: Path) -> None:
     header = {"origin": asdict(trained.origin), "inputs": trained.inputs, "layers": len(trained.layers)}
     try:
         with work.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-        os.replace(work, path)
+            np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
+        work.replace(path)
     except OSError as error:
         raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another place") from None
     finally:

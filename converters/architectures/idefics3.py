@@ -71,9 +71,7 @@ def _interleave(heads: int, name: str) -> Any:
         rows, columns = weight.shape  # [heads * width, hidden]
         if rows % (2 * heads):
             raise EdgeVqaError(f"{name} has {rows} rows for {heads} heads", "use an original checkpoint")
-        return np.ascontiguousarray(
-            weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
-        )
+        return np.ascontiguousarray(weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns))
 
     return change
 

@@ -52,7 +52,5 @@ class Packer:
             rows.append((ids, positions, segments, targets))
         longest = max(len(row[0]) for row in rows)
         fill = (self.tokenizer.pad_token_id, 0, -1, IGNORE)
-        columns = [
-            torch.tensor([row[i] + [fill[i]] * (longest - len(row[i])) for row in rows]) for i in range(len(fill))
-        ]
+        columns = [torch.tensor([row[i] + [fill[i]] * (longest - len(row[i])) for row in rows]) for i in range(len(fill))]
         return Packed(*columns)

@@ -129,7 +129,13 @@ def photo_asked(label: str, rng: Random) -> questions.Question:
 
 
 def mix(
-    name: str, photos: Pictures, photo_numbers: list[int], easy: Pictures, easy_asked: dict[int, list], wordings: str, seed: int
+    name: str,
+    photos: Pictures,
+    photo_numbers: list[int],
+    easy: Pictures,
+    easy_asked: dict[int, list],
+    wordings: str,
+    seed: int,
 ) -> None:
     """One question a picture, in the proportions of the mix; as many as the easy-VQA pictures allow."""
     made, rng = Builder(name, seed), Random(seed + 1)
@@ -235,7 +241,9 @@ def main() -> None:
     made = Builder("photo_test", 55)
     for n in range(len(test_photos.images)):
         made.add(
-            test_photos.images[n], f"photo{n}", [questions.photo_what(questions.CLASSES[test_photos.labels[n, 0]], made.rng)]
+            test_photos.images[n],
+            f"photo{n}",
+            [questions.photo_what(questions.CLASSES[test_photos.labels[n, 0]], made.rng)],
         )
     made.close()
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from recipes.mini import augment, data, model, pretrain, questions, tokenizer
+from recipes.mini import data, model, pretrain, questions, tokenizer
 from recipes.mini.packing import IGNORE, Packed, Packer
 
 BATCH_PHOTOS, BATCH_EASY, BATCH_DRAWN = 48, 10, 6
@@ -57,9 +57,7 @@ class Source(pretrain.Source):
             own = self.asked[int(number)]
             pairs.append(random.sample(own, min(PER_PICTURE, len(own))))
         for shape, colour in self.drawn.labels[drawn]:
-            asked = questions.shape_questions(
-                questions.SHAPES[shape], questions.COLOURS[colour], PER_PICTURE, random
-            )
+            asked = questions.shape_questions(questions.SHAPES[shape], questions.COLOURS[colour], PER_PICTURE, random)
             pairs.append([(question, answer) for _, question, answer in asked])
         return images, labels, pairs
 
@@ -82,10 +80,14 @@ def dev_questions() -> tuple[Tensor, Pairs, list[str]]:
     kinds: list[str] = []
     for number in parts["cifar"]["dev"]:
         label = questions.CLASSES[photos.labels[number, 0]]
-        asked = [questions.photo_what(label, rng), questions.photo_is_a(label, rng), questions.photo_property(label, rng)]
+        asked = [
+            questions.photo_what(label, rng),
+            questions.photo_is_a(label, rng),
+            questions.photo_property(label, rng),
+        ]
         pairs.append([(question, answer) for _, question, answer in asked])
         kinds += [kind for kind, _, _ in asked]
-    numbers = [n for n in parts["easy"]["dev"]]
+    numbers = list(parts["easy"]["dev"])
     own: dict[int, list[tuple[str, str]]] = {n: [] for n in numbers}
     for question, answer, picture in json.loads((data.BUILD / "easy_train.json").read_text()):
         if picture in own:
@@ -163,9 +165,7 @@ def main() -> None:
     saved = torch.load(CHECKPOINT if CHECKPOINT.exists() else pretrain.CHECKPOINT, weights_only=True)
     probe.load_state_dict(saved["probe"])
     ours = set(tower.parameters())
-    groups = {
-        scale: [(n, p) for n, p in net.named_parameters() if (p in ours) == (scale == 0.5)] for scale in (0.5, 1.0)
-    }
+    groups = {scale: [(n, p) for n, p in net.named_parameters() if (p in ours) == (scale == 0.5)] for scale in (0.5, 1.0)}
     opts = []
     for scale, named in groups.items():
         matrices = [p for n, p in named if pretrain.is_matrix(n, p)]

@@ -65,9 +65,7 @@ class Reference:
         # llama.cpp's patch convolution takes float16 pixels
         values = ((torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).half().float()[None]
         with torch.no_grad():
-            out = self.net(
-                input_ids=torch.tensor([ids + answer[:-1]]), pixel_values=values, output_hidden_states=True
-            )
+            out = self.net(input_ids=torch.tensor([ids + answer[:-1]]), pixel_values=values, output_hidden_states=True)
         logits = out.logits[0, len(ids) - 1 :].numpy()
         hidden = out.hidden_states[-1][0, len(ids) - 1].numpy()
         return Compared(

@@ -137,7 +137,11 @@ def test_every_quantisation_answers(type_: str, tmp_path: Path) -> None:
     low, high = BITS[type_]
     assert low <= manifest.quantisation.bits_per_weight <= high, manifest.quantisation.bits_per_weight
     with load(tmp_path / "made") as model:
-        assert model.ask(EXAMPLES / "shape.png", "what shape is in the image?").candidate in ("circle", "rectangle", "triangle")
+        assert model.ask(EXAMPLES / "shape.png", "what shape is in the image?").candidate in (
+            "circle",
+            "rectangle",
+            "triangle",
+        )
 
 
 def test_the_shipped_bundle_is_what_the_shipped_checkpoint_converts_to(mini: Bundle, tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from transformers import AutoTokenizer
 from edge_vqa.model import Model
 from tests.conftest import CHECKPOINT, Asked
 
-SPECIAL = ("<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>", "<row_2_col_3>")
+SPECIAL = (
+    "<|im_start|>",
+    "<end_of_utterance>",
+    "<image>",
+    "<fake_token_around_image>",
+    "<global-img>",
+    "<row_2_col_3>",
+)
 PIECES = (
     *"abcXYZ 0123456789 .,!?'\"-()/\\<>|_{}",
     *("\n", "\n\n", "\t", "  ", "   ", " the", "what", " picture", "I'll", "'s", "don't", "1,234.5", "£3.20", "12:45"),
@@ -31,8 +38,6 @@ def test_a_thousand_strings_with_special_tokens(model: Model, easy_questions: li
     texts = strings(easy_questions)
     assert len(texts) == 1000
     wrong = [
-        text
-        for text in texts
-        if model._engine.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False)
+        text for text in texts if model._engine.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False)
     ]
     assert not wrong, f"{len(wrong)} of 1000 differ, first: {wrong[0]!r}"

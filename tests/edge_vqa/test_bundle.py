@@ -26,9 +26,7 @@ def test_the_embedded_bundle_is_small_and_intact(mini: Bundle) -> None:
     assert mini.manifest.files["selector"].bytes <= 1_000_000
 
 
-def test_a_bundle_in_the_home_folder_is_known_by_name(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_in_the_home_folder_is_known_by_name(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_VQA_HOME", str(copied.parent))
     assert bundles.find("copied") == copied
     with pytest.raises(EdgeVqaError, match=r"no bundle 'smol': .*copied.*mini|no bundle 'smol': .*mini.*copied"):

@@ -11,8 +11,8 @@ import pytest
 from edge_vqa import EdgeVqaError
 from edge_vqa.bundle import Bundle
 from edge_vqa.model import Answer, Model, Token, Verdict, load
-from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
 from edge_vqa.picture import open_picture
+from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
 from tests.conftest import EXAMPLES, Asked, Run
 
 CAT = EXAMPLES / "cat.jpg"
@@ -216,7 +216,7 @@ def test_an_empty_question_is_refused(model: Model, question: str) -> None:
 
 
 def test_a_question_longer_than_the_context_is_refused_and_the_next_one_answered(model: Model) -> None:
-    with pytest.raises(EdgeVqaError, match="the question needs .* tokens, the context holds"):
+    with pytest.raises(EdgeVqaError, match=r"the question needs .* tokens, the context holds"):
         model.ask(CAT, "what is this? " * 1000)
     assert model.ask(CAT, "what is this?").candidate == "cat"
 

@@ -117,7 +117,11 @@ def test_what_is_no_picture_is_refused(data: bytes, words: str, tmp_path: Path) 
 
 
 def test_a_missing_file_a_folder_and_an_impossible_name_are_refused(tmp_path: Path) -> None:
-    for source, words in ((tmp_path / "none.jpg", "does not exist"), (tmp_path, "is a folder"), ("a\0b", "cannot be read")):
+    for source, words in (
+        (tmp_path / "none.jpg", "does not exist"),
+        (tmp_path, "is a folder"),
+        ("a\0b", "cannot be read"),
+    ):
         with pytest.raises(EdgeVqaError, match=words):
             open_picture(source)
 

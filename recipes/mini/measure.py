@@ -1,0 +1,266 @@
+"""Measures what the model card states, through the runtime, on the official test pictures.
+
+    python -m recipes.mini.measure
+
+Needs `build/mini/questions` (python -m recipes.mini.reliability). Writes `recipes/mini/measured.md` and the `measured` part
+of the embedded bundle's manifest. Nothing is chosen here: the test pictures are looked at, never tuned on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from converters.convert import Options, convert
+from edge_vqa import bundle as bundles
+from edge_vqa import metrics, native
+from edge_vqa import questions as files
+from edge_vqa.bundle import Bundle, Measured
+from edge_vqa.confidence import Selector
+from edge_vqa.device import cores
+from edge_vqa.model import Model, load
+from recipes.mini import data
+from recipes.mini.reliability import OUT
+from selector_onnx import collect
+from selector_onnx.export import write_manifest
+from selector_onnx.points import confidences
+
+CHECKPOINT = Path("recipes/mini/checkpoint")
+REPORT = Path("recipes/mini/measured.md")
+TESTS = {"easy_test": "easy-VQA test", "photo_test": "CIFAR-10 test, what is it"}
+VARIANTS = {"bf16": ("bf16", "f32"), "q8_0": ("q8_0", "q8_0"), "q4_0": ("q4_0", "q8_0"), "q3_k_m": ("q3_k_m", "q8_0")}
+Hits = dict[str, list[bool]]
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion (Wilson 1927)."""
+    z, p = 1.959964, hits / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def kinds(name: str) -> list[str]:
+    return [json.loads(line)["kind"] for line in (OUT / f"{name}.jsonl").read_text().splitlines()]
+
+
+def answer_all(model: Model, name: str, *, blind: bool = False) -> Hits:
+    """Whether each question of a test is answered right, by kind and over `all`. Blind: a black picture is shown."""
+    black = np.zeros((data.SIZE, data.SIZE, 3), np.uint8)
+    hits: Hits = {"all": []}
+    for question, kind in zip(files.read(OUT / f"{name}.jsonl", labelled=True), kinds(name), strict=True):
+        said = model.ask(black if blind else question.image, question.question, gate=False).candidate
+        right = metrics.vqa_accuracy(said, question.answers) == 1.0
+        hits["all"].append(right)
+        hits.setdefault(kind, []).append(right)
+    return hits
+
+
+def majority(name: str) -> dict[str, float]:
+    """Accuracy of always giving the commonest answer of each kind."""
+    answers: dict[str, Counter[str]] = {}
+    for question, kind in zip(files.read(OUT / f"{name}.jsonl"), kinds(name), strict=True):
+        answers.setdefault(kind, Counter())[question.answers[0]] += 1
+    best = {kind: counts.most_common(1)[0][1] for kind, counts in answers.items()}
+    shares = {kind: best[kind] / answers[kind].total() for kind in answers}
+    return shares | {"all": sum(best.values()) / sum(counts.total() for counts in answers.values())}
+
+
+def bootstrap(first: np.ndarray, second: np.ndarray, accuracy: np.ndarray, rounds: int = 1000) -> tuple[float, float]:
+    """95 % interval of AURC(first) - AURC(second), questions drawn with replacement."""
+    rng, n = np.random.default_rng(0), len(accuracy)
+    differences = []
+    for _ in range(rounds):
+        rows = rng.integers(0, n, n)
+        differences.append(metrics.aurc(first[rows], accuracy[rows]) - metrics.aurc(second[rows], accuracy[rows]))
+    return tuple(np.percentile(differences, [2.5, 97.5]))  # type: ignore[return-value]
+
+
+def accuracies(mini: Bundle) -> tuple[list[str], list[Measured]]:
+    lines, measured, today = [], [], date.today().isoformat()
+    results: dict[tuple[str, str], Hits] = {}
+    folders = {"q4_k_m (shipped)": mini.folder}
+    for name, (quant, vision) in VARIANTS.items():
+        folders[name] = data.BUILD / f"mini-{name}"
+        convert(CHECKPOINT, folders[name], Options(quant=quant, vision_type=vision, max_tokens=8, force=True, threads=2))
+    for variant, folder in folders.items():
+        with load(folder) as model:
+            for test in TESTS:
+                results[variant, test] = answer_all(model, test)
+                if folder == mini.folder:
+                    results["blind", test] = answer_all(model, test, blind=True)
+    for test, title in TESTS.items():
+        baseline = majority(test)
+        shipped = results["q4_k_m (shipped)", test]
+        lines += [
+            f"### {title}",
+            "",
+            f"| kind | n | {' | '.join(folders)} | 95 % interval, shipped | majority | blind |",
+        ]
+        lines.append("|---" * (len(folders) + 5) + "|")
+        for kind, hits in shipped.items():
+            cells = [f"{np.mean(results[variant, test][kind]):.4f}" for variant in folders]
+            low, high = wilson(sum(hits), len(hits))
+            cells += [
+                f"{low:.4f} to {high:.4f}",
+                f"{baseline[kind]:.3f}",
+                f"{np.mean(results['blind', test][kind]):.3f}",
+            ]
+            lines.append(f"| {kind} | {len(hits)} | {' | '.join(cells)} |")
+            if kind == "all" or len(shipped) > 2:
+                measured.append(
+                    Measured(
+                        f"accuracy, {kind}",
+                        round(float(np.mean(hits)), 4),
+                        title,
+                        len(hits),
+                        today,
+                        round(low, 4),
+                        round(high, 4),
+                    )
+                )
+        kept = np.mean(shipped["all"]) / np.mean(results["bf16", test]["all"])
+        lines += ["", f"The shipped 4 bits keep {kept:.4f} of the bf16 accuracy.", ""]
+    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in folders.items())
+    lines += [f"Sizes: {sizes}.", ""]
+    return lines, measured
+
+
+def reliability(mini: Bundle) -> tuple[list[str], list[Measured]]:
+    questions = files.read(OUT / "mix_test.jsonl", labelled=True)
+    with load(mini.folder) as model:
+        traces = collect.collect(model, questions, "recipes/mini test mix")
+    _, confidence = confidences(mini, traces)
+    right, n, today = traces.accuracy.astype(np.float64), len(traces), date.today().isoformat()
+    ours, theirs = metrics.aurc(confidence, right), metrics.aurc(traces.maxprob, right)
+    low, high = bootstrap(confidence, traces.maxprob, right)
+    lines = [
+        "### Test mix",
+        "",
+        f"{n} questions, one a picture; accuracy when always answering {right.mean():.3f}.",
+        "",
+        "| confidence | AURC | C@1% | C@5% | C@10% | C@20% | ECE | AUROC |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, values in (("MaxProb", traces.maxprob), ("Selector", confidence), ("oracle", right)):
+        cover = " | ".join(f"{metrics.coverage_at_risk(values, right, r)[0]:.3f}" for r in (0.01, 0.05, 0.1, 0.2))
+        area, error, roc = (measure(values, right) for measure in (metrics.aurc, metrics.ece, metrics.auroc))
+        lines.append(f"| {name} | {area:.4f} | {cover} | {error:.3f} | {roc:.3f} |")
+    lines += [
+        "",
+        f"AURC of the Selector minus MaxProb's: {ours - theirs:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} (bootstrap).",
+        "",
+        "| operating point | threshold | coverage | risk on the test mix | 95 % interval |",
+        "|---|---|---|---|---|",
+    ]
+    measured = [Measured("AURC, Selector", round(ours, 4), "recipes/mini test mix", n, today)]
+    measured.append(Measured("AURC, MaxProb", round(theirs, 4), "recipes/mini test mix", n, today))
+    for point in mini.manifest.operating_points:
+        if point.threshold is None:
+            lines.append(f"| {point.risk:.0%} | none passes: abstains always | 0 | - | - |")
+            continue
+        answered = confidence >= point.threshold
+        wrong = int((1 - right[answered]).sum())
+        a, b = wilson(wrong, int(answered.sum()))
+        cells = (f"{point.threshold:.4f}", f"{answered.mean():.3f}", f"{wrong / answered.sum():.4f}", f"{a:.4f} to {b:.4f}")
+        lines.append(f"| {point.risk:.0%} | {' | '.join(cells)} |")
+        measured.append(
+            Measured(
+                f"risk at the {point.risk:.0%} operating point",
+                round(wrong / float(answered.sum()), 4),
+                "recipes/mini test mix",
+                int(answered.sum()),
+                today,
+                round(a, 4),
+                round(b, 4),
+            )
+        )
+    by_kind = Counter(kinds("mix_test"))
+    shown: dict[str, list[bool]] = {}
+    default = next(p for p in mini.manifest.operating_points if p.default)
+    for kind, score in zip(kinds("mix_test"), confidence, strict=True):
+        shown.setdefault(kind.split()[0] if kind.startswith("degraded") else kind, []).append(
+            default.threshold is not None and score >= default.threshold
+        )
+    lines += ["", f"Share answered at the default point ({default.risk:.0%}), by kind of question:", ""]
+    lines += ["| kind | n | answered |", "|---|---|---|"]
+    lines += [f"| {kind} | {len(values)} | {np.mean(values):.3f} |" for kind, values in sorted(shown.items())]
+    assert sum(by_kind.values()) == n
+    return [*lines, ""], measured
+
+
+def speed(mini: Bundle) -> list[str]:
+    program = str(Path(sys.executable).with_name("edge-vqa"))
+    lines = [
+        "### Speed and memory",
+        "",
+        f"{cpu()}, Python {sys.version.split()[0]}, llama-cpp-python {native.version()}.",
+        "",
+    ]
+    for name, arguments in (
+        ("`edge-vqa --help`", ["--help"]),
+        ("`edge-vqa ask`, cold process", ["ask", "examples/cat.jpg", "what is this?"]),
+    ):
+        times = []
+        for _ in range(11):
+            began = time.perf_counter()
+            subprocess.run([program, *arguments], capture_output=True, check=False)
+            times.append(time.perf_counter() - began)
+        lines.append(f"- {name}: median {np.median(times):.3f} s, from {min(times):.3f} to {max(times):.3f} (11 runs)")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    lines.append(f"- peak memory of that process: {peak / 1e6:.0f} MB")
+    with load(mini.folder) as model:
+        numbers = range(200)
+        photos = data.load("cifar_test").images
+        answers = [model.ask(photos[i], "what is this?") for i in numbers]
+    selector = Selector(mini)
+    costs = []
+    for answer in answers:
+        began = time.perf_counter()
+        selector.score(answer.trace)
+        costs.append(time.perf_counter() - began)
+    totals = [answer.timings.total_s for answer in answers]
+    lines.append(f"- a question on a new picture, loaded model: median {np.median(totals) * 1e3:.1f} ms")
+    lines.append(f"- gate (features and ONNX): median {np.median(costs) * 1e3:.3f} ms of 200")
+    return [*lines, ""]
+
+
+def cpu() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':', 1)[1].strip()}, {cores()} cores"
+    return "unknown CPU"
+
+
+def main() -> None:
+    mini = bundles.read("mini")
+    timing = speed(mini)  # first, before anything else is in memory
+    trusted, more = reliability(mini)
+    right, measured = accuracies(mini)
+    text = "\n".join(
+        [
+            "# Measured",
+            "",
+            f"Written by `make measure` on {date.today().isoformat()}. Splits and data: see the model card (README.md).",
+            "",
+            *right,
+            *trusted,
+            *timing,
+        ]
+    )
+    REPORT.write_text(text)
+    print(text)
+    write_manifest(mini.folder, dataclasses.replace(mini.manifest, measured=(*measured, *more)))
+
+
+if __name__ == "__main__":
+    main()
