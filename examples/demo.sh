@@ -14,6 +14,6 @@ case $edge_vqa in
     /*) ;;
     *) edge_vqa=../$edge_vqa ;;
 esac
-ask 0 cat.jpg "what is this?"
+ask 0 cat.jpg "is it an animal?"
 ask 3 coffee.jpg "what is this?"
 exit $failed

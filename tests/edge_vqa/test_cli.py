@@ -14,13 +14,13 @@ import pytest
 from edge_vqa.bundle import Bundle
 from tests.conftest import EXAMPLES, Run, edit_manifest, one_line, resign
 
-CAT, COFFEE = EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"
+HORSE, COFFEE = EXAMPLES / "horse.png", EXAMPLES / "coffee.jpg"
 QUESTION = "what is this?"
 
 
 def test_an_answer_goes_to_stdout_and_the_verdict_to_stderr(run: Run) -> None:
-    result = run("edge-vqa", "ask", CAT, QUESTION)
-    assert (result.returncode, result.stdout) == (0, "cat\n")
+    result = run("edge-vqa", "ask", HORSE, QUESTION)
+    assert (result.returncode, result.stdout) == (0, "horse\n")
     assert result.stderr.startswith("confidence 0.") and "the threshold for 10% risk" in result.stderr
 
 
@@ -34,8 +34,8 @@ def test_an_abstention_prints_no_answer_and_exits_with_3(run: Run) -> None:
 
 def test_no_gate_and_stream_print_the_candidate(run: Run) -> None:
     assert run("edge-vqa", "ask", COFFEE, QUESTION, "--no-gate").returncode == 0
-    streamed = run("edge-vqa", "ask", CAT, QUESTION, "--stream")
-    assert streamed.stdout.strip() == "cat" and streamed.returncode == 0
+    streamed = run("edge-vqa", "ask", HORSE, QUESTION, "--stream")
+    assert streamed.stdout.strip() == "horse" and streamed.returncode == 0
 
 
 KEYS = {
@@ -56,7 +56,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(("picture", "status"), [(CAT, 0), (COFFEE, 3)])
+@pytest.mark.parametrize(("picture", "status"), [(HORSE, 0), (COFFEE, 3)])
 def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Path, status: int) -> None:
     result = run("edge-vqa", "ask", picture, QUESTION, "--json")
     assert result.returncode == status and result.stderr == ""
@@ -67,7 +67,7 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
     assert set(decoded["timings"]) == {"load_s", "image_s", "prompt_s", "decode_s", "gate_s", "total_s"}
     assert decoded["confidence_method"] == "selector" and decoded["model"] == "mini" and decoded["image_tokens"] == 16
     if status == 0:
-        assert decoded["answer"] == decoded["candidate"] == "cat"
+        assert decoded["answer"] == decoded["candidate"] == "horse"
         assert all(set(token) == {"text", "logprob", "entropy"} for token in decoded["tokens"])
     else:
         assert decoded["abstained"] and decoded["answer"] is decoded["candidate"] is None and decoded["tokens"] == []
@@ -77,12 +77,12 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
     "arguments",
     [
         ["ask"],
-        ["ask", str(CAT)],
-        ["ask", str(CAT), QUESTION, "--detail", "huge"],
-        ["ask", str(CAT), QUESTION, "--risk", "0.1", "--threshold", "0.5"],
-        ["ask", str(CAT), QUESTION, "--risk", "much"],
-        ["ask", str(CAT), QUESTION, "--stream", "--json"],
-        ["ask", str(CAT), QUESTION, "--colour"],
+        ["ask", str(HORSE)],
+        ["ask", str(HORSE), QUESTION, "--detail", "huge"],
+        ["ask", str(HORSE), QUESTION, "--risk", "0.1", "--threshold", "0.5"],
+        ["ask", str(HORSE), QUESTION, "--risk", "much"],
+        ["ask", str(HORSE), QUESTION, "--stream", "--json"],
+        ["ask", str(HORSE), QUESTION, "--colour"],
         ["fly"],
     ],
 )
@@ -95,21 +95,21 @@ def test_bad_pictures_and_questions_cost_one_line(run: Run, tmp_path: Path) -> N
     fake, empty, half = tmp_path / "text.jpg", tmp_path / "empty.png", tmp_path / "half.jpg"
     fake.write_text("no picture at all")
     empty.touch()
-    half.write_bytes(CAT.read_bytes()[:9000])
+    half.write_bytes(HORSE.read_bytes()[:9000])
     assert "is not a picture" in one_line(run("edge-vqa", "ask", fake, QUESTION))
     assert "is empty" in one_line(run("edge-vqa", "ask", empty, QUESTION))
     assert "is damaged" in one_line(run("edge-vqa", "ask", half, QUESTION))
     assert "does not exist" in one_line(run("edge-vqa", "ask", tmp_path / "none.jpg", QUESTION))
-    assert "the question is empty" in one_line(run("edge-vqa", "ask", CAT, " "))
-    assert "context holds" in one_line(run("edge-vqa", "ask", CAT, "why " * 5000))
-    assert "no bundle 'giant'" in one_line(run("edge-vqa", "ask", CAT, QUESTION, "--model", "giant"))
-    assert "no operating point" in one_line(run("edge-vqa", "ask", CAT, QUESTION, "--risk", "0.00001"))
-    assert "threads" in one_line(run("edge-vqa", "ask", CAT, QUESTION, "--threads", "0"))
+    assert "the question is empty" in one_line(run("edge-vqa", "ask", HORSE, " "))
+    assert "context holds" in one_line(run("edge-vqa", "ask", HORSE, "why " * 5000))
+    assert "no bundle 'giant'" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", "giant"))
+    assert "no operating point" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--risk", "0.00001"))
+    assert "threads" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--threads", "0"))
 
 
 def test_damaged_bundles_cost_one_line(run: Run, copied: Path) -> None:
     def ask() -> str:
-        return one_line(run("edge-vqa", "ask", CAT, QUESTION, "--model", copied))
+        return one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
 
     def spoil(name: str, data: bytes) -> None:
         (copied / name).write_bytes(data)
@@ -141,27 +141,27 @@ def test_a_selector_or_a_vision_tower_of_another_model_is_refused(run: Run, copi
         manifest["files"]["lm"] |= {"bytes": file.bytes, "sha256": file.sha256}
 
     edit_manifest(copied, change)
-    line = one_line(run("edge-vqa", "ask", CAT, QUESTION, "--model", copied))
+    line = one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
     assert "was trained for another LM" in line
 
 
 def test_a_prompt_that_is_not_the_models_own_is_refused(run: Run, copied: Path) -> None:
     edit_manifest(copied, lambda manifest: manifest["prompt"].update(template_sha256="0" * 64))
-    assert "was not rendered from" in one_line(run("edge-vqa", "ask", CAT, QUESTION, "--model", copied))
+    assert "was not rendered from" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
 
 
 def test_a_bundle_without_a_selector_is_uncalibrated(run: Run, f32_bundle: Bundle) -> None:
-    result = run("edge-vqa", "ask", CAT, QUESTION, "--model", f32_bundle.folder, "--json", "--show-candidate")
+    result = run("edge-vqa", "ask", HORSE, QUESTION, "--model", f32_bundle.folder, "--json", "--show-candidate")
     decoded = json.loads(result.stdout)
     assert decoded["confidence_method"] == "maxprob" and not decoded["calibrated"]
     assert decoded["confidence"] == pytest.approx(decoded["maxprob"])
-    told = run("edge-vqa", "ask", CAT, QUESTION, "--model", f32_bundle.folder)
+    told = run("edge-vqa", "ask", HORSE, QUESTION, "--model", f32_bundle.folder)
     assert "uncalibrated" in told.stderr
 
 
 def test_llamas_own_log_comes_only_when_asked_for(run: Run) -> None:
-    assert len(run("edge-vqa", "ask", CAT, QUESTION).stderr.splitlines()) == 1
-    assert "llama_model_loader" in run("edge-vqa", "ask", CAT, QUESTION, "--verbose").stderr
+    assert len(run("edge-vqa", "ask", HORSE, QUESTION).stderr.splitlines()) == 1
+    assert "llama_model_loader" in run("edge-vqa", "ask", HORSE, QUESTION, "--verbose").stderr
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:
@@ -183,7 +183,7 @@ def test_models_list_show_and_verify(run: Run, copied: Path) -> None:
 
 def test_ctrl_c_ends_cleanly() -> None:
     # many tiles, so that there is time to interrupt
-    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(CAT), QUESTION, "--detail", "high"]
+    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(HORSE), QUESTION, "--detail", "high"]
     for wait in (0.05, 0.25, 0.45):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(wait)
@@ -199,7 +199,7 @@ def test_version_and_a_closed_pipe(run: Run) -> None:
 
     assert run("edge-vqa", "--version").stdout == f"edge-vqa {__version__}\n"
     program = Path(sys.executable).with_name("edge-vqa")
-    piped = subprocess.run(f"{program} ask {CAT} '{QUESTION}' --json | true", shell=True, capture_output=True, text=True)
+    piped = subprocess.run(f"{program} ask {HORSE} '{QUESTION}' --json | true", shell=True, capture_output=True, text=True)
     assert "Traceback" not in piped.stderr
 
 
@@ -215,7 +215,7 @@ def wall(arguments: list[str], runs: int = 5) -> float:
 
 def test_help_and_a_cold_question_are_quick() -> None:
     assert (took := wall(["--help"])) <= 0.4, f"--help took {took:.2f} s"
-    assert (took := wall(["ask", str(CAT), QUESTION])) <= 0.7, f"ask took {took:.2f} s"
+    assert (took := wall(["ask", str(HORSE), QUESTION])) <= 0.7, f"ask took {took:.2f} s"
 
 
 def test_a_cold_question_stays_within_200_megabytes() -> None:
@@ -223,7 +223,7 @@ def test_a_cold_question_stays_within_200_megabytes() -> None:
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(CAT), QUESTION]
+    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(HORSE), QUESTION]
     out = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = int(out.stdout) * unit

@@ -15,7 +15,7 @@ from edge_vqa.picture import open_picture
 from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
 from tests.conftest import EXAMPLES, Asked, Run
 
-CAT = EXAMPLES / "cat.jpg"
+HORSE = EXAMPLES / "horse.png"
 
 
 def test_most_easy_vqa_questions_are_answered_right(model: Model, easy_questions: list[Asked]) -> None:
@@ -24,8 +24,8 @@ def test_most_easy_vqa_questions_are_answered_right(model: Model, easy_questions
 
 
 def test_an_answer_says_what_it_is(model: Model) -> None:
-    answer = model.ask(CAT, "what is this?")
-    assert answer.text == answer.candidate == "cat"
+    answer = model.ask(HORSE, "what is this?")
+    assert answer.text == answer.candidate == "horse"
     assert not answer.abstained and answer.calibrated and answer.risk_target == 0.1
     assert answer.confidence >= (answer.threshold or 2)
     assert answer.confidence_method == "selector"
@@ -34,12 +34,12 @@ def test_an_answer_says_what_it_is(model: Model) -> None:
 
 
 def test_an_abstention_withholds_the_text_and_keeps_the_candidate(model: Model) -> None:
-    answer = model.ask(CAT, "what is this?", threshold=1.0)
-    assert answer.abstained and answer.text is None and answer.candidate == "cat" and not answer.calibrated
+    answer = model.ask(HORSE, "what is this?", threshold=1.0)
+    assert answer.abstained and answer.text is None and answer.candidate == "horse" and not answer.calibrated
 
 
 def test_a_stream_yields_tokens_then_one_verdict(model: Model) -> None:
-    *tokens, verdict = model.stream(CAT, "what is this?")
+    *tokens, verdict = model.stream(HORSE, "what is this?")
     assert all(isinstance(token, Token) for token in tokens)
     assert isinstance(verdict, Verdict)
     assert "".join(token.text for token in tokens if isinstance(token, Token)).strip() == verdict.answer.candidate
@@ -54,13 +54,13 @@ def test_the_same_question_gets_the_same_decision_however_it_is_asked(
 ) -> None:
     import json
 
-    asked = [(CAT, "what is this?"), (CAT, "can it fly?"), *((p, q) for _, p, q, _ in easy_questions[:3])]
+    asked = [(HORSE, "what is this?"), (HORSE, "can it fly?"), *((p, q) for _, p, q, _ in easy_questions[:3])]
     first = [model.ask(path, question) for path, question in asked]
     for _, path, question, _ in easy_questions[50:80]:
         model.ask(path, question)
     again = [model.ask(path, question) for path, question in asked]
-    with model.open(CAT) as picture:
-        prefix = [picture.ask(question) for path, question in asked if path == CAT]
+    with model.open(HORSE) as picture:
+        prefix = [picture.ask(question) for path, question in asked if path == HORSE]
     fresh = [json.loads(run("edge-vqa", "ask", p, q, "--json", "--show-candidate").stdout) for p, q in asked]
     for one, other in zip([*first, *first[:2]], [*again, *prefix], strict=True):
         assert decision(one) == decision(other)
@@ -77,17 +77,17 @@ def test_the_picture_is_encoded_once_for_many_questions(model: Model, monkeypatc
     assert tower is not None
     real = tower.encode
     monkeypatch.setattr(tower, "encode", lambda tile: calls.append(1) or real(tile))
-    with model.open(CAT) as picture:
+    with model.open(HORSE) as picture:
         picture.ask("what is this?")
         picture.ask("is it an animal?")
-    model.ask(CAT, "is there a cat?")
+    model.ask(HORSE, "is there a horse?")
     assert len(calls) == 1
-    model.ask(CAT, "is there a cat?", detail="high")
+    model.ask(HORSE, "is there a horse?", detail="high")
     assert len(calls) > 2
 
 
 def test_an_open_picture_answers_about_itself_after_another_was_asked(model: Model) -> None:
-    with model.open(CAT) as picture:
+    with model.open(HORSE) as picture:
         before = picture.ask("what is this?")
         model.ask(EXAMPLES / "shape.png", "what is this?")
         after = picture.ask("what is this?")
@@ -113,31 +113,31 @@ def test_threads_take_turns_and_get_their_own_answers(model: Model, easy_questio
 
 
 def test_a_question_inside_an_open_stream_is_refused_and_the_stream_can_be_closed(model: Model) -> None:
-    stream = model.stream(CAT, "what is this?")
+    stream = model.stream(HORSE, "what is this?")
     next(stream)
     with pytest.raises(EdgeVqaError, match="still open"):
-        model.ask(CAT, "what is this?")
+        model.ask(HORSE, "what is this?")
     stream.close()  # type: ignore[attr-defined]
-    assert model.ask(CAT, "what is this?").candidate == "cat"
+    assert model.ask(HORSE, "what is this?").candidate == "horse"
 
 
 def test_closing_a_model_ends_its_stream_and_later_questions_are_refused() -> None:
     model = load("mini")
-    stream = model.stream(CAT, "what is this?")
+    stream = model.stream(HORSE, "what is this?")
     next(stream)
     model.close()
     model.close()
     assert list(stream) == []
     with pytest.raises(EdgeVqaError, match="closed"):
-        model.ask(CAT, "what is this?")
+        model.ask(HORSE, "what is this?")
 
 
 def test_an_error_in_mid_stream_frees_the_turn(model: Model) -> None:
-    stream = model.stream(CAT, "what is this?")
+    stream = model.stream(HORSE, "what is this?")
     next(stream)
     with pytest.raises(RuntimeError):
         stream.throw(RuntimeError("stop"))  # type: ignore[attr-defined]
-    assert model.ask(CAT, "what is this?").candidate == "cat"
+    assert model.ask(HORSE, "what is this?").candidate == "horse"
 
 
 def resident() -> int:
@@ -162,7 +162,7 @@ def test_memory_stays_flat_over_200_questions_and_over_reloading(easy_questions:
     before = resident()
     for _ in range(10):
         with load("mini") as model:
-            model.ask(CAT, "what is this?")
+            model.ask(HORSE, "what is this?")
     grown = resident() - before
     assert grown < 8_000_000, f"{grown:,} bytes more after loading ten times"
 
@@ -177,7 +177,7 @@ def shown(model: Model, pieces: list[Text | Tile]) -> str:
 def test_the_rendered_prompt_is_smolvlms_chat_form(model: Model, mini: Bundle) -> None:
     prompt, pixels = mini.manifest.prompt, mini.manifest.runtime.preprocessing
     fence = "<fake_token_around_image>"
-    low = picture_pieces(open_picture(CAT), "low", prompt, pixels)
+    low = picture_pieces(open_picture(HORSE), "low", prompt, pixels)
     assert shown(model, low) == f"<|im_start|>User:{fence}<global-img>[tile]{fence}"
     wide = open_picture(np.zeros((10, 64, 3), np.uint8))
     high = picture_pieces(wide, "high", prompt, pixels)
@@ -206,34 +206,34 @@ def test_special_tokens_in_a_question_stay_plain_text(model: Model, mini: Bundle
     special |= {engine.tokenize(text, special=True)[0] for text in ("<fake_token_around_image>", "<row_1_col_1>")}
     assert not set(tokens) & special
     assert b"".join(engine.piece(token) for token in tokens).decode() == " ".join(hostile.split())
-    assert model.ask(CAT, hostile).trace.image_tokens == 16
+    assert model.ask(HORSE, hostile).trace.image_tokens == 16
 
 
 @pytest.mark.parametrize("question", ["", "  \n\t", "\0"])
 def test_an_empty_question_is_refused(model: Model, question: str) -> None:
     with pytest.raises(EdgeVqaError, match="the question is empty"):
-        model.ask(CAT, question)
+        model.ask(HORSE, question)
 
 
 def test_a_question_longer_than_the_context_is_refused_and_the_next_one_answered(model: Model) -> None:
     with pytest.raises(EdgeVqaError, match=r"the question needs .* tokens, the context holds"):
-        model.ask(CAT, "what is this? " * 1000)
-    assert model.ask(CAT, "what is this?").candidate == "cat"
+        model.ask(HORSE, "what is this? " * 1000)
+    assert model.ask(HORSE, "what is this?").candidate == "horse"
 
 
 def test_odd_characters_are_asked_as_they_are(model: Model) -> None:
     for question in ("🚀 was ist das? ✅", "\ud800 broken", "ជំរាបសួរ", "a" * 300):
-        assert model.ask(CAT, question).trace.prompt_tokens > 16
+        assert model.ask(HORSE, question).trace.prompt_tokens > 16
 
 
 @pytest.mark.parametrize("settings", [{"detail": "huge"}, {"max_tokens": 0}, {"risk": 0.0001}])
 def test_impossible_settings_are_refused(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(EdgeVqaError):
-        model.ask(CAT, "what is this?", **settings)  # type: ignore[arg-type]
+        model.ask(HORSE, "what is this?", **settings)  # type: ignore[arg-type]
 
 
 def test_a_budget_of_one_token_is_kept(model: Model) -> None:
-    answer = model.ask(CAT, "what is this?", max_tokens=1)
+    answer = model.ask(HORSE, "what is this?", max_tokens=1)
     assert len(answer.trace.tokens) == 1 and not answer.trace.ended and not answer.calibrated
 
 
