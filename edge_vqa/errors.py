@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import NoReturn
 
 
@@ -17,28 +21,44 @@ class EdgeVqaError(Exception):
         super().__init__(f"{self.what}: {self.todo}")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which typer would turn into an exit status of its own."""
+
+    raised = False  # for those who turn it into something else, as a native module does while it is imported
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise _Interrupted, but never inside llama.cpp's log callback: ctypes would swallow it. Then a moment later."""
+    inner = frame
+    while inner is not None:
+        if inner.f_code.co_name == "log" and inner.f_globals.get("__name__") == "edge_vqa.native":
+            threading.Timer(0.01, _thread.interrupt_main).start()
+            return
+        inner = inner.f_back
+    _Interrupted.raised = True
+    raise _Interrupted
+
+
 def run(app: Callable[[], object], program: str) -> NoReturn:
     """Run a typer app as a program: an EdgeVqaError becomes one line on stderr and exit status 1, never a traceback."""
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
-    except EdgeVqaError as error:
-        if "--debug" in sys.argv:
-            raise
-        print(f"{program}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said
         sys.exit(1)
-    except Exception as error:
+    except (Exception, _Interrupted) as error:
+        if _Interrupted.raised:
+            print(f"{program}: interrupted", file=sys.stderr)
+            sys.exit(130)
         if "--debug" in sys.argv:
             raise
-        line = " ".join(str(error).split())[:200]
-        print(
-            f"{program}: internal error ({type(error).__name__}: {line}): run again with --debug and report it",
-            file=sys.stderr,
-        )
+        said = str(error)
+        if not isinstance(error, EdgeVqaError):
+            line = " ".join(said.split())[:200]
+            said = f"internal error ({type(error).__name__}: {line}): run again with --debug and report it"
+        print(f"{program}: {said}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: nothing is left to interrupt
     sys.exit(0)
