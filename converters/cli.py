@@ -56,6 +56,7 @@ def convert(
         import jinja2  # noqa: F401
     except ImportError as error:
         raise EdgeVqaError(f"{error.name} is not installed", 'pip install "edge-vqa[convert]"') from None
+    from rich.console import Console
     from rich.progress import Progress
 
     from converters.convert import Options, convert
@@ -76,7 +77,8 @@ def convert(
         threads=threads or cores(),
         force=force,
     )
-    with Progress(transient=True) as bars:
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
         tasks: dict[str, object] = {}
 
         def report(step: str, done: int, total: int) -> None:

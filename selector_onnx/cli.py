@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_vqa.errors import EdgeVqaError, run
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 app = typer.Typer(
     name="edge-vqa-selector",
@@ -21,6 +24,16 @@ app = typer.Typer(
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 BundleArgument = Annotated[str, typer.Argument(help="Bundle, by name or folder.")]
+
+
+def _progress() -> Progress:
+    """A progress bar on the terminal; nothing where stderr is a file or a pipe."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    terminal = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def _require(*modules: str) -> None:
@@ -42,8 +55,6 @@ def collect(
 ) -> None:
     """Run a bundle over a questions file and write its traces."""
     del debug
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
     from edge_vqa import questions as files
     from edge_vqa.model import load
     from selector_onnx import collect as collecting
@@ -51,8 +62,7 @@ def collect(
     asked = files.read(questions, labelled=True)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    with load(bundle, threads=threads) as model, Progress(*columns, transient=True) as bars:
+    with load(bundle, threads=threads) as model, _progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
         traces = collecting.collect(model, asked, name or questions.stem, lambda done: bars.update(task, completed=done))
     collecting.save(traces, output)
@@ -70,15 +80,13 @@ def train(
     """Train a Selector on traces."""
     del debug
     _require("torch")
-    from rich.progress import Progress
-
     from selector_onnx import collect as collecting
     from selector_onnx import train as training
 
     if not 0 < validation < 0.9:
         raise typer.BadParameter("give a share between 0 and 0.9", param_hint="--validation")
     read = collecting.load(traces)
-    with Progress(transient=True) as bars:
+    with _progress() as bars:
         task = bars.add_task("training", total=200)
         trained = training.train(
             read,

@@ -13,9 +13,9 @@ Draw = tuple[np.ndarray, np.ndarray]
 
 
 def draw(rng: np.random.Generator, n: int, *, graded: bool = False) -> Draw:
-    """Confidences and accuracies of a fairly good, overconfident estimator; error rate falls with confidence."""
+    """Confidences and accuracies of an estimator like a good Selector; even the surest answers are wrong 1 time in 100."""
     confidence = rng.beta(2, 1, n)
-    wrong = rng.random(n) < (1 - confidence) ** 0.8
+    wrong = rng.random(n) < 0.01 + 0.89 * (1 - confidence) ** 2
     accuracy = 1.0 - wrong
     return confidence, np.where(wrong & (rng.random(n) < 0.5), 0.6, accuracy) if graded else accuracy
 
@@ -46,11 +46,11 @@ def test_a_wider_start_answers_more_than_the_strictest_place_that_could_pass() -
     coverage: dict[float, list[float]] = {1.0: [], 3.0: []}
     rng = np.random.default_rng(2)
     for _ in range(200):
-        confidence, accuracy = draw(rng, 1500)
+        confidence, accuracy = draw(rng, 1200)
         for start, values in coverage.items():
             threshold = select_threshold(confidence, accuracy, 0.05, 0.1, start=start)
             values.append(0.0 if threshold is None else float((confidence >= threshold).mean()))
-    assert np.mean(coverage[3.0]) > np.mean(coverage[1.0])
+    assert np.mean(coverage[3.0]) > np.mean(coverage[1.0]) + 0.1, {s: float(np.mean(v)) for s, v in coverage.items()}
 
 
 def test_needed_is_the_least_error_free_number_that_passes() -> None:
