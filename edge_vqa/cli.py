@@ -19,6 +19,7 @@ ABSTAINED = 3
 app = typer.Typer(
     name="edge-vqa",
     help="Ask questions about pictures on a small device: an answer to rely on, or an honest abstention.",
+    epilog='Example: edge-vqa ask photo.jpg "what is this?"',
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
