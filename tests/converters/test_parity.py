@@ -42,6 +42,7 @@ def test_first_token_logits_and_greedy_answers_agree_on_500_questions(
         compared.append(reference.compare(window, "what is in the picture?", "low"))
     errors = [one.error for one in compared]
     same = float(np.mean([one.same_tokens for one in compared]))
+    print(f"\nlogit error / range: median {np.median(errors):.1e}, largest {max(errors):.1e}; same answers {same:.4f}")
     assert len(compared) == 500
     assert max(errors) <= 1e-3, f"largest logit error {max(errors):.2e} of the range, median {np.median(errors):.2e}"
     assert same >= 0.995, f"{same:.4f} of the greedy answers are the same"
@@ -52,6 +53,7 @@ def test_first_token_logits_and_greedy_answers_agree_on_500_questions(
 def test_high_detail_agrees_on_three_aspect_ratios(reference: Reference, size: tuple[int, int]) -> None:
     picture = open_picture(Image.open(EXAMPLES / "cat.jpg").resize(size))
     compared = [reference.compare(picture, question, "high") for question in ("what is this?", "can it fly?")]
+    print(f"\nhigh detail, {size}: logit error / range {max(one.error for one in compared):.1e}")
     assert max(one.error for one in compared) <= 1e-3, [one.error for one in compared]
     assert all(one.same_tokens for one in compared)
 
@@ -89,6 +91,7 @@ def test_random_checkpoints_of_each_architecture_agree(kind: str, settings: dict
     try:
         for detail in ("low", "high"):
             one = reference.compare(open_picture(EXAMPLES / "cat.jpg"), "what is this? " * 30, detail)
+            print(f"\n{kind} {sorted(settings)}, {detail}: logit error / range {one.error:.1e}")
             assert one.error <= 1e-3, f"{detail}: {one.error:.2e}"
             assert one.hidden_error < 5e-3
     finally:
