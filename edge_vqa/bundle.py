@@ -6,6 +6,7 @@ wrong types, sizes and checksums are refused by name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,9 +14,10 @@ import math
 import os
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge_vqa.errors import EdgeVqaError
 
@@ -289,6 +291,20 @@ def read(name: str | Path | None = None) -> Bundle:
             state = "is missing" if size is None else f"has {size:,} bytes instead of {manifest.files[role].bytes:,}"
             raise EdgeVqaError(f"{path} {state}", "convert or download the bundle again")
     return Bundle(folder, manifest, files)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name and rename it: whoever reads `path` sees the old file or the new one, whole."""
+    work = path.with_name(f".{path.name}.tmp")
+    try:
+        with work.open("wb") as stream:
+            write(stream)
+        work.replace(path)
+    except OSError as error:
+        raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another place") from None
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink()
 
 
 def sha256(path: Path) -> str:

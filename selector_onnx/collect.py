@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_vqa import native, trace
+from edge_vqa.bundle import write_whole
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import vqa_accuracy
 from edge_vqa.model import Model
 from edge_vqa.questions import Question
 
 Array = npt.NDArray[np.float32]
+_COLUMNS = ("maxprob", "accuracy", "picture", "question_id", "candidate")
 
 
 @dataclass(frozen=True)
@@ -76,25 +78,10 @@ def collect(
 
 def save(traces: Traces, path: Path) -> None:
     """Write an .npz under a temporary name, then rename it."""
-    work = path.with_name(f".{path.name}.tmp")
-    try:
-        with work.open("wb") as stream:
-            np.savez(
-                stream,
-                allow_pickle=False,
-                origin=np.array(json.dumps(asdict(traces.origin))),
-                maxprob=traces.maxprob,
-                accuracy=traces.accuracy,
-                picture=traces.picture,
-                question_id=traces.question_id,
-                candidate=traces.candidate,
-                **{f"feature_{name}": values for name, values in traces.features.items()},
-            )
-        work.replace(path)
-    except OSError as error:
-        raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another place") from None
-    finally:
-        work.unlink(missing_ok=True)
+    arrays = {name: getattr(traces, name) for name in _COLUMNS}
+    arrays |= {f"feature_{name}": values for name, values in traces.features.items()}
+    arrays["origin"] = np.array(json.dumps(asdict(traces.origin)))
+    write_whole(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
 
 
 def load(path: Path) -> Traces:
@@ -105,7 +92,7 @@ def load(path: Path) -> Traces:
             return Traces(
                 origin=Origin(**json.loads(str(stored["origin"]))),
                 features={name.removeprefix("feature_"): stored[name] for name in names},
-                **{key: stored[key] for key in ("maxprob", "accuracy", "picture", "question_id", "candidate")},
+                **{key: stored[key] for key in _COLUMNS},
             )
     except FileNotFoundError:
         raise EdgeVqaError(f"{path} does not exist", "make it with edge-vqa-selector collect") from None

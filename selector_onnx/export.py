@@ -76,14 +76,7 @@ def export(trained: Trained, bundle: Bundle) -> int:
     if len(data) > MAX_BYTES:
         raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "train a smaller one")
     path = bundle.folder / FILE
-    work = path.with_name(f".{FILE}.tmp")
-    try:
-        work.write_bytes(data)
-        work.replace(path)
-    except OSError as error:
-        raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another bundle folder") from None
-    finally:
-        work.unlink(missing_ok=True)
+    bundles.write_whole(path, lambda stream: stream.write(data))
     described = File(FILE, len(data), bundles.sha256(path))
     manifest = dataclasses.replace(
         bundle.manifest,
@@ -102,12 +95,4 @@ def export(trained: Trained, bundle: Bundle) -> int:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace `bundle.json` whole."""
-    path = folder / bundles.MANIFEST
-    work = path.with_name(f".{bundles.MANIFEST}.tmp")
-    try:
-        work.write_text(bundles.render(manifest), encoding="utf-8")
-        work.replace(path)
-    except OSError as error:
-        raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another bundle folder") from None
-    finally:
-        work.unlink(missing_ok=True)
+    bundles.write_whole(folder / bundles.MANIFEST, lambda stream: stream.write(bundles.render(manifest).encode()))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa.bundle import write_whole
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import aurc
 from selector_onnx.collect import Array, Origin, Traces
@@ -124,21 +125,13 @@ def report(trained: Trained, traces: Traces, *, validation: float = 0.15, seed: 
 
 def save(trained: Trained, path: Path) -> None:
     """Write an .npz under a temporary name, then rename it."""
-    work = path.with_name(f".{path.name}.tmp")
     arrays: dict[str, Array] = {}
     for name in trained.inputs:
         arrays[f"mean_{name}"], arrays[f"scale_{name}"] = trained.mean[name], trained.scale[name]
     for number, (weight, bias) in enumerate(trained.layers):
         arrays[f"weight_{number}"], arrays[f"bias_{number}"] = weight, bias
     header = {"origin": asdict(trained.origin), "inputs": trained.inputs, "layers": len(trained.layers)}
-    try:
-        with work.open("wb") as stream:
-            np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays)
-        work.replace(path)
-    except OSError as error:
-        raise EdgeVqaError(f"{path} cannot be written ({error.strerror})", "choose another place") from None
-    finally:
-        work.unlink(missing_ok=True)
+    write_whole(path, lambda stream: np.savez(stream, allow_pickle=False, header=np.array(json.dumps(header)), **arrays))
 
 
 def load(path: Path) -> Trained:

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Idefics3ForConditionalGeneration
+from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from recipes.mini import augment, data, model, tokenizer
 
@@ -99,11 +99,8 @@ def accuracy(net: Idefics3ForConditionalGeneration, probe: model.Probe) -> str:
     return ", ".join(out)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    args = parser.parse_args()
+def build() -> tuple[PreTrainedTokenizerFast, Idefics3ForConditionalGeneration, model.Probe]:
+    """Tokenizer, untrained model and classification heads, the same at every start."""
     model.keep_freed_memory()
     torch.manual_seed(0)
     words = tokenizer.train()
@@ -111,8 +108,16 @@ def main() -> None:
     net = Idefics3ForConditionalGeneration(
         model.config(len(words), words.convert_tokens_to_ids("<image>"), end, words.pad_token_id)
     )
+    return words, net, model.Probe(net.config.vision_config.hidden_size, 10, 3, 8)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    args = parser.parse_args()
+    _, net, probe = build()
     tower = net.model.vision_model
-    probe = model.Probe(tower.config.hidden_size, 10, 3, 8)
     named = list(tower.named_parameters())
     matrices = [p for name, p in named if is_matrix(name, p)]
     rest = [p for name, p in named if not is_matrix(name, p)] + list(probe.parameters())

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from recipes.mini import data, model, pretrain, questions, tokenizer
+from recipes.mini import data, model, pretrain, questions
 from recipes.mini.packing import IGNORE, Packed, Packer
 
 BATCH_PHOTOS, BATCH_EASY, BATCH_DRAWN = 48, 10, 6
@@ -152,15 +152,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the language model; the vision tower takes half")
     args = parser.parse_args()
-    model.keep_freed_memory()
-    torch.manual_seed(0)
-    words = tokenizer.train()
-    end = words.convert_tokens_to_ids(tokenizer.END)
-    net = Idefics3ForConditionalGeneration(
-        model.config(len(words), words.convert_tokens_to_ids("<image>"), end, words.pad_token_id)
-    )
+    words, net, probe = pretrain.build()
     tower = net.model.vision_model
-    probe = model.Probe(tower.config.hidden_size, 10, 3, 8)
     first = 0
     saved = torch.load(CHECKPOINT if CHECKPOINT.exists() else pretrain.CHECKPOINT, weights_only=True)
     probe.load_state_dict(saved["probe"])
