@@ -27,7 +27,11 @@ from recipes.mini.questions import CLASSES, COLOURS, SHAPES
 SIZE = 64
 BUILD = Path("build/mini")
 SEED = 20260213
-SHARES = {"train": 0.85, "dev": 0.02, "selector": 0.06, "calibration": 0.07}
+# easy-VQA has few pictures, and thresholds need more of them than the Selector does
+SHARES = {
+    "cifar": {"train": 0.85, "dev": 0.02, "selector": 0.06, "calibration": 0.07},
+    "easy": {"train": 0.85, "dev": 0.02, "selector": 0.02, "calibration": 0.11},
+}
 
 # easy-VQA's colours and geometry, read off its training pictures
 RGB = {
@@ -111,13 +115,13 @@ def draw_shapes(n: int, rng: Random) -> Pictures:
     return Pictures(images, labels)
 
 
-def split_pictures(n: int, seed: int) -> dict[str, list[int]]:
-    """Split `n` picture numbers by SHARES; deterministic."""
+def split_pictures(n: int, shares: dict[str, float], seed: int) -> dict[str, list[int]]:
+    """Split `n` picture numbers by shares; deterministic."""
     order = np.random.default_rng(seed).permutation(n)
-    bounds = np.cumsum([round(share * n) for share in SHARES.values()])
+    bounds = np.cumsum([round(share * n) for share in shares.values()])
     bounds[-1] = n
     parts = np.split(order, bounds[:-1])
-    return {name: sorted(int(i) for i in part) for name, part in zip(SHARES, parts, strict=True)}
+    return {name: sorted(int(i) for i in part) for name, part in zip(shares, parts, strict=True)}
 
 
 def load(name: str) -> Pictures:
@@ -152,8 +156,8 @@ def main() -> None:
     (BUILD / "easy_train.json").write_text(json.dumps(easy_questions))
     (BUILD / "easy_test.json").write_text(json.dumps(easy_test_questions))
     parts = {
-        "cifar": split_pictures(len(cifar.images), SEED),
-        "easy": split_pictures(len(easy.images), SEED + 1),
+        "cifar": split_pictures(len(cifar.images), SHARES["cifar"], SEED),
+        "easy": split_pictures(len(easy.images), SHARES["easy"], SEED + 1),
     }
     (BUILD / "splits.json").write_text(json.dumps(parts))
 

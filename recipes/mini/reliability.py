@@ -3,8 +3,9 @@
     python -m recipes.mini.reliability
 
 writes `build/mini/questions/`: `selector.jsonl` (trains the Selector), `calibration.jsonl` (chooses thresholds, one
-question a picture), `mix_test.jsonl` (measures both, one question a picture, official test pictures), and the two plain
-tests `easy_test.jsonl` (all of easy-VQA's test) and `photo_test.jsonl` ("what is it" on CIFAR-10's test).
+question a picture), `mix_first.jsonl`, `mix_second.jsonl` and `mix_test.jsonl` (one question a picture, official test pictures,
+no photo in two of them: the first two were looked at while the Selector was being made, the last measures it), and the two
+plain tests `easy_test.jsonl` (all of easy-VQA's test) and `photo_test.jsonl` ("what is it" on CIFAR-10's test).
 
 The mix: 50 % photos, 20 % easy-VQA, 15 % degraded pictures of both (blur, noise, darkness, a hidden part), 15 % unrelated:
 drawn textures, shape questions about photos, and questions that this model cannot know. What cannot be answered has the
@@ -27,18 +28,32 @@ OUT = data.BUILD / "questions"
 UNANSWERABLE = "unanswerable"
 UNKNOWABLE = {
     "selector": (
-        "how many people are there?",
-        "what time is it?",
-        "what does the sign say?",
-        "who is this?",
-        "what is the weather like?",
-        "what is on the left?",
-        "what brand is it?",
-        "how much does it cost?",
-        "where was this taken?",
-        "is it raining?",
-        "what is the person doing?",
-        "what number is shown?",
+        *("who is he?", "who is she?", "who took this photo?", "who owns it?", "who is this?", "where is it?"),
+        *("where was this taken?", "where is it going?", "in which country is this?", "when was this taken?"),
+        *("what time is it?", "what year is it?", "what season is it?", "is it day or night?", "why is it moving?"),
+        *("how many people are there?", "how big is it?", "how much does it cost?", "how fast is it?", "how heavy is it?"),
+        *("how far away is it?", "how does it work?", "what is it doing?", "what is the person doing?", "what brand is it?"),
+        *("what number is shown?", "what is the weather like?", "what does the sign say?", "what is it made of?"),
+        *(
+            "what is it eating?",
+            "what is next to it?",
+            "what is on the left?",
+            "what is in the background?",
+            "what is its name?",
+        ),
+        *("what material is this?", "what is the temperature?", "what is the price?", "what language is this?"),
+        *("what song is this?", "what is wrong here?", "what happens next?", "what should i do?", "what does it eat?"),
+        *(
+            "what sound does it make?",
+            "what is it used for?",
+            "what is above it?",
+            "which one is bigger?",
+            "which team is this?",
+        ),
+        *("which street is this?", "which way is it facing?", "is it raining?", "is it old?", "is it happy?", "is it safe?"),
+        *("is it expensive?", "is it sunny?", "is anyone there?", "are there trees?", "are they friends?", "does it bite?"),
+        *("do i need a coat?", "will it move?", "tell me a joke.", "describe the picture.", "hello!", "thank you."),
+        *("write a poem.", "translate this.", "can you help me?", "guess what this costs.", "say something."),
     ),
     "test": (
         "how many are there?",
@@ -136,13 +151,18 @@ def mix(
     easy_asked: dict[int, list],
     wordings: str,
     seed: int,
-) -> None:
-    """One question a picture, in the proportions of the mix; as many as the easy-VQA pictures allow."""
+) -> list[int]:
+    """One question a picture, in the proportions of the mix; as many as the easy-VQA pictures allow.
+
+    Returns the numbers of the photos that were not used.
+    """
     made, rng = Builder(name, seed), Random(seed + 1)
     easy_numbers = sorted(easy_asked)
     rng.shuffle(easy_numbers)
     photo_numbers = rng.sample(photo_numbers, len(photo_numbers))
-    total = min(int(len(easy_numbers) / 0.2375), int(len(photo_numbers) / 0.71))
+    total = min(int(len(easy_numbers) / 0.2375), int(len(photo_numbers) / 0.7125))
+    while sum(0.5 <= i / total < 0.7 or 0.8125 <= i / total < 0.85 for i in range(total)) > len(easy_numbers):
+        total -= 1  # rounding of the shares
     fetch_photo, fetch_easy = iter(photo_numbers), iter(easy_numbers)
 
     def label(number: int) -> str:
@@ -177,6 +197,7 @@ def mix(
             n = next(fetch_photo)
             made.add(photos.images[n], f"photo{n}", [("unknowable", rng.choice(UNKNOWABLE[wordings]), UNANSWERABLE)])
     made.close()
+    return list(fetch_photo)
 
 
 def unanswerable_texture(rng: Random) -> questions.Question:
@@ -198,7 +219,7 @@ def selector_set(photos: Pictures, photo_numbers: list[int], easy: Pictures, eas
         asked = [questions.photo_what(label, rng), photo_asked(label, rng)]
         if rng.random() < 0.12:
             asked.append(("mismatched", *mismatched(rng)))
-        if rng.random() < 0.12:
+        if rng.random() < 0.35:
             asked.append(("unknowable", rng.choice(UNKNOWABLE["selector"]), UNANSWERABLE))
         made.add(photos.images[n], f"photo{n}", asked)
         if rng.random() < 0.3:
@@ -232,7 +253,10 @@ def main() -> None:
     selector_set(photos, parts["cifar"]["selector"], easy, easy_questions("train", parts["easy"]["selector"]), 11)
     calibration = easy_questions("train", parts["easy"]["calibration"])
     mix("calibration", photos, parts["cifar"]["calibration"], easy, calibration, "test", 22)
-    mix("mix_test", test_photos, list(range(len(test_photos.images))), test_easy, easy_questions("test"), "test", 33)
+    every = list(range(len(test_photos.images)))
+    unused = mix("mix_first", test_photos, every, test_easy, easy_questions("test"), "test", 33)
+    unused = mix("mix_second", test_photos, unused, test_easy, easy_questions("test"), "test", 66)
+    mix("mix_test", test_photos, unused, test_easy, easy_questions("test"), "test", 99)
     made = Builder("easy_test", 44)
     for n, own in easy_questions("test").items():
         asked = [(questions.easy_vqa_kind(answer), question, answer) for question, answer in own]
