@@ -12,4 +12,4 @@ bin=$1 bundle=$2 questions=build/mini/questions traces=build/mini
 "$bin"/edge-vqa-selector collect "$bundle" $questions/calibration.jsonl -o $traces/calibration_traces.npz \
     --name "recipes/mini calibration mix"
 "$bin"/edge-vqa-selector threshold "$bundle" $traces/calibration_traces.npz \
-    --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.1 --delta 0.05
+    --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.05 --delta 0.05

@@ -23,7 +23,7 @@ QUESTION = "what is this?"
 def test_an_answer_goes_to_stdout_and_the_verdict_to_stderr(run: Run) -> None:
     result = run("edge-vqa", "ask", HORSE, QUESTION)
     assert (result.returncode, result.stdout) == (0, "horse\n")
-    assert result.stderr.startswith("confidence 0.") and "the threshold for 10% risk" in result.stderr
+    assert result.stderr.startswith("confidence 0.") and "the threshold for 5% risk" in result.stderr
 
 
 def test_an_abstention_prints_no_answer_and_exits_with_3(run: Run) -> None:

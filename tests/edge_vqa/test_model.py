@@ -26,7 +26,7 @@ def test_most_easy_vqa_questions_are_answered_right(model: Model, easy_questions
 def test_an_answer_says_what_it_is(model: Model) -> None:
     answer = model.ask(HORSE, "what is this?")
     assert answer.text == answer.candidate == "horse"
-    assert not answer.abstained and answer.calibrated and answer.risk_target == 0.1
+    assert not answer.abstained and answer.calibrated and answer.risk_target == 0.05
     assert answer.confidence >= (answer.threshold or 2)
     assert answer.confidence_method == "selector"
     assert answer.trace.image_tokens == 16
