@@ -58,6 +58,10 @@ class Engine:
         self, lm: Path, vision: Path, pixels: Preprocessing, context: int, threads: int, kv_type: str, gpu_layers: int
     ) -> None:
         llama = self._llama
+        if kv_type not in KV_TYPES:
+            raise EdgeVqaError(f"a KV cache of type {kv_type!r} is unknown", f"use one of {', '.join(KV_TYPES)}")
+        if context < 1:
+            raise EdgeVqaError(f"a context of {context} tokens holds nothing", "give 1 or more")
         with lm.open("rb") as stream:
             if stream.read(4) != b"GGUF":
                 raise EdgeVqaError(f"{lm.name} is not a gguf file", "convert or download the bundle again")

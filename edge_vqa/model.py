@@ -105,6 +105,7 @@ class Model:
         self._live: Generator[Event] | None = None
         self._opened: tuple[str, bytes] | None = None
         self._closed = False
+        self._kv_type = kv_type
         if threads is not None and threads < 1:
             raise EdgeVqaError(f"{threads} threads cannot run a model", "give 1 or more")
         self.confidence: Confidence = Selector(bundle) if manifest.selector else MaxProb()
@@ -176,7 +177,7 @@ class Model:
         if limit < 1:
             raise EdgeVqaError(f"an answer of {limit} tokens is none", "give --max-tokens 1 or more")
         pieces = question_pieces(question, manifest.prompt)
-        as_calibrated = detail == manifest.prompt.detail and limit == manifest.prompt.max_tokens
+        as_calibrated = (detail, limit, self._kv_type) == (manifest.prompt.detail, manifest.prompt.max_tokens, "f16")
 
         def events() -> Generator[Event]:
             with _Turn(self):

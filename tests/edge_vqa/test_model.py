@@ -13,7 +13,7 @@ from edge_vqa.bundle import Bundle
 from edge_vqa.model import Answer, Model, Token, Verdict, load
 from edge_vqa.picture import open_picture
 from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
-from tests.conftest import EXAMPLES, Asked, Run
+from tests.conftest import EXAMPLES, Asked, Run, edit_manifest
 
 HORSE = EXAMPLES / "horse.png"
 
@@ -235,6 +235,19 @@ def test_impossible_settings_are_refused(model: Model, settings: dict[str, objec
 def test_a_budget_of_one_token_is_kept(model: Model) -> None:
     answer = model.ask(HORSE, "what is this?", max_tokens=1)
     assert len(answer.trace.tokens) == 1 and not answer.trace.ended and not answer.calibrated
+
+
+def test_another_kv_type_is_uncalibrated_and_an_unknown_one_refused() -> None:
+    with load("mini", kv_type="q8_0") as model:
+        assert not model.ask(HORSE, "what is this?").calibrated
+    with pytest.raises(EdgeVqaError, match="'q1' is unknown"):
+        load("mini", kv_type="q1")
+
+
+def test_another_llama_cpp_build_than_the_thresholds_came_from_warns(copied: Path) -> None:
+    edit_manifest(copied, lambda manifest: manifest["runtime"].update(llama_cpp_python="0.0.1"))
+    with load(copied) as model:
+        assert any("were chosen with llama-cpp-python 0.0.1" in warning for warning in model.warnings)
 
 
 def test_extreme_pictures_are_answered_or_abstained_on(model: Model) -> None:
