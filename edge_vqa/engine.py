@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import native
+from edge_vqa import gguf_file, native
 from edge_vqa.bundle import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.prompt import Piece, Text
@@ -62,9 +62,8 @@ class Engine:
             raise EdgeVqaError(f"a KV cache of type {kv_type!r} is unknown", f"use one of {', '.join(KV_TYPES)}")
         if context < 1:
             raise EdgeVqaError(f"a context of {context} tokens holds nothing", "give 1 or more")
-        with lm.open("rb") as stream:
-            if stream.read(4) != b"GGUF":
-                raise EdgeVqaError(f"{lm.name} is not a gguf file", "convert or download the bundle again")
+        for path in (lm, vision):
+            gguf_file.check(path)
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         self._model = llama.llama_model_load_from_file(str(lm).encode(), params)

@@ -24,7 +24,7 @@ HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2
 # within the runtime: a module may import those before it
 ORDER = (
     ("errors",),
-    ("bundle", "device", "metrics", "native", "trace"),
+    ("bundle", "device", "gguf_file", "metrics", "native", "trace"),
     ("picture", "questions"),
     ("prompt", "vision", "confidence", "gate"),
     ("engine",),

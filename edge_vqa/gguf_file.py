@@ -1,0 +1,118 @@
+"""Checks the structure of a gguf file before llama.cpp sees it, because llama.cpp aborts on some of what is wrong.
+
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Only headers are read; weights are left to the checksum.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from pathlib import Path
+
+from edge_vqa.errors import EdgeVqaError
+
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type -> bytes
+_STRING, _ARRAY = 8, 9
+# ggml type -> (weights in a block, bytes of a block); others are not used by any bundle
+_BLOCKS = {
+    **{0: (1, 4), 1: (1, 2), 30: (1, 2), 24: (1, 1), 25: (1, 2), 26: (1, 4), 28: (1, 8)},
+    **{2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 20: (32, 18), 39: (32, 17)},
+    **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 23: (256, 136)},
+    **{16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 21: (256, 110), 22: (256, 82), 29: (256, 56)},
+}
+_MAX_COUNT = 1 << 20
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.at = data, 0
+
+    def number(self, form: str) -> int:
+        value: int = struct.unpack_from(form, self.data, self.at)[0]
+        self.at += struct.calcsize(form)
+        return value
+
+    def count(self, most: int = _MAX_COUNT) -> int:
+        value = self.number("<Q")
+        if value > most:
+            raise ValueError(f"a count of {value}")
+        return value
+
+    def skip(self, size: int) -> None:
+        self.at += size
+        if self.at > len(self.data):
+            raise ValueError("it ends early")
+
+    def string(self) -> bytes:
+        size = self.count(len(self.data))
+        start = self.at
+        self.skip(size)
+        return self.data[start : self.at]
+
+
+def check(path: Path) -> None:
+    """Raise EdgeVqaError unless header, metadata and tensor table are sound and every tensor lies inside the file."""
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _check(_Reader(data))
+    except (ValueError, struct.error, OSError) as error:
+        raise EdgeVqaError(f"{path.name} is not a sound gguf file ({error})", "convert or download the bundle again") from None
+
+
+def _check(reader: _Reader) -> None:
+    if reader.data[:4] != b"GGUF":
+        raise ValueError("no gguf at all")
+    reader.skip(4)
+    if (version := reader.number("<I")) not in (2, 3):
+        raise ValueError(f"version {version}")
+    n_tensors, n_keys = reader.count(), reader.count()
+    alignment, keys = 32, set()
+    for _ in range(n_keys):
+        key, kind = reader.string(), reader.number("<I")
+        if key in keys:
+            raise ValueError(f"{key!r} comes twice")
+        keys.add(key)
+        if key == b"general.alignment":
+            alignment = struct.unpack_from("<I", reader.data, reader.at)[0]
+        _value(reader, key, kind)
+    if alignment < 8 or alignment & (alignment - 1):
+        raise ValueError(f"alignment {alignment}")
+    names, ends = set(), []
+    for _ in range(n_tensors):
+        name = reader.string()
+        dimensions = reader.number("<I")
+        if name in names or b"\0" in name or not 1 <= dimensions <= 4:
+            raise ValueError(f"tensor {name[:40]!r}")
+        names.add(name)
+        shape = [reader.count(1 << 40) for _ in range(dimensions)]
+        kind, offset = reader.number("<I"), reader.number("<Q")
+        if kind not in _BLOCKS or min(shape) < 1 or shape[0] % _BLOCKS[kind][0] or offset % alignment:
+            raise ValueError(f"tensor {name[:40]!r}")
+        weights, size = _BLOCKS[kind]
+        ends.append(offset + math.prod(shape) // weights * size)
+    start = -(-reader.at // alignment) * alignment
+    if start + max(ends, default=0) > len(reader.data):
+        raise ValueError("it ends early")
+
+
+def _value(reader: _Reader, key: bytes, kind: int) -> None:
+    if kind == _STRING:
+        reader.string()
+    elif kind == _ARRAY:
+        inner, n = reader.number("<I"), reader.count(1 << 24)
+        if inner == _STRING:
+            tokens = key == b"tokenizer.ggml.tokens"
+            for _ in range(n):
+                if (text := reader.string()) and b"\0" not in text:
+                    continue
+                if tokens:
+                    raise ValueError("an impossible token")
+        elif inner in _SCALARS:
+            reader.skip(n * _SCALARS[inner])
+        else:
+            raise ValueError(f"an array of type {inner}")
+    elif kind in _SCALARS:
+        reader.skip(_SCALARS[kind])
+    else:
+        raise ValueError(f"a value of type {kind}")
