@@ -137,8 +137,8 @@ def text_metadata(args: TextArgs) -> dict[str, Any]:
         "llama.attention.head_count_kv": args.kv_heads,
         "llama.attention.key_length": args.width,
         "llama.attention.value_length": args.width,
-        "llama.attention.layer_norm_rms_epsilon": args.rms_norm_eps,
-        "llama.rope.freq_base": args.rope_theta,
+        "llama.attention.layer_norm_rms_epsilon": float(args.rms_norm_eps),
+        "llama.rope.freq_base": float(args.rope_theta),
     }
 
 
@@ -219,7 +219,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
             "clip.vision.feed_forward_length": vision.intermediate_size,
             "clip.vision.block_count": vision.num_hidden_layers,
             "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": vision.layer_norm_eps,
+            "clip.vision.attention.layer_norm_epsilon": float(vision.layer_norm_eps),
             "clip.vision.projection_dim": text.hidden_size,
             "clip.vision.projector.scale_factor": factor,
             "clip.vision.preproc_image_size": longest,

@@ -48,7 +48,25 @@ LLAMA3_ROPE = {
 }
 
 
-def make(folder: Path, kind: str, *, tied: bool = False, shards: bool = False, dtype: Any = torch.float32, **text: Any) -> Path:
+def _as_published(folder: Path) -> None:
+    """Write the rope parameters as SmolVLM's config.json has them: an integer base beside a scaling of null."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"].pop("rope_parameters")
+    config["text_config"] |= {"rope_theta": 100000, "rope_scaling": None}
+    path.write_text(json.dumps(config))
+
+
+def make(
+    folder: Path,
+    kind: str,
+    *,
+    tied: bool = False,
+    shards: bool = False,
+    published_rope: bool = False,
+    dtype: Any = torch.float32,
+    **text: Any,
+) -> Path:
     """Write a checkpoint of `kind` (idefics3 or smolvlm) with the embedded model's tokenizer."""
     base = json.loads((CHECKPOINT / "config.json").read_text())
     vocabulary = base["text_config"]["vocab_size"]
@@ -70,6 +88,8 @@ def make(folder: Path, kind: str, *, tied: bool = False, shards: bool = False, d
             if parameter.ndim == 1:  # norms and biases away from 1 and 0
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     net.to(dtype).save_pretrained(folder, max_shard_size="100KB" if shards else "5GB")
+    if published_rope:
+        _as_published(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / name, folder / name)
     processor = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
