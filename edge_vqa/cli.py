@@ -102,10 +102,14 @@ def ask(
 
     native.set_verbose(verbose)
     picture, asked = open_picture(image), clean_question(question)  # bad input is told before a model is loaded
+    _busy(f"loading {model or 'the embedded model'} ...")
     with load(model, threads=threads) as loaded:
+        _busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)
         answer: Answer | None = None
+        _busy("looking at the picture ...")
+        waiting = True
         for event in loaded.stream(
             picture,
             asked,
@@ -115,10 +119,13 @@ def ask(
             detail=detail,
             max_tokens=max_tokens,
         ):
+            first, waiting = waiting, False
+            if first:
+                _busy("provisional: " if stream else "")
             if not isinstance(event, Token):
                 answer = event.answer
             elif stream:
-                print(event.text, end="", flush=True)
+                print(event.text.lstrip() if first else event.text, end="", flush=True)
         assert answer is not None
         if json_:
             _print_json(as_json(answer, show_candidate=show_candidate))
@@ -131,6 +138,13 @@ def ask(
             print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
     if answer.abstained:
         raise typer.Exit(ABSTAINED)
+
+
+def _busy(doing: str) -> None:
+    """What is going on, on a terminal only; an empty text wipes it away."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{doing}")
+        sys.stderr.flush()
 
 
 def verdict(answer: Answer, *, show_candidate: bool = False) -> str:

@@ -48,8 +48,9 @@ def run(app: Callable[[], object], program: str) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said
         sys.exit(1)
     except (Exception, _Interrupted) as error:
+        wipe = "\r\033[K" if sys.stderr.isatty() else ""  # whatever was said to be going on
         if _Interrupted.raised:
-            print(f"{program}: interrupted", file=sys.stderr)
+            print(f"{wipe}{program}: interrupted", file=sys.stderr)
             sys.exit(130)
         if "--debug" in sys.argv:
             raise
@@ -57,7 +58,7 @@ def run(app: Callable[[], object], program: str) -> NoReturn:
         if not isinstance(error, EdgeVqaError):
             line = " ".join(said.split())[:200]
             said = f"internal error ({type(error).__name__}: {line}): run again with --debug and report it"
-        print(f"{program}: {said}", file=sys.stderr)
+        print(f"{wipe}{program}: {said}", file=sys.stderr)
         sys.exit(1)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is over: nothing is left to interrupt
