@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,15 @@ from selector_onnx.points import confidences
 
 CHECKPOINT = Path("recipes/mini/checkpoint")
 REPORT = Path("recipes/mini/measured.md")
-TESTS = {"easy_test": "easy-VQA test", "photo_test": "CIFAR-10 test, what is it"}
+TESTS = {
+    "easy_test": "easy-VQA test",
+    "photo_test": "CIFAR-10 test, what is it",
+    "photo_yes_no_test": "CIFAR-10 test, yes/no",
+}
 VARIANTS = {"bf16": ("bf16", "f32"), "q8_0": ("q8_0", "q8_0"), "q4_0": ("q4_0", "q8_0"), "q3_k_m": ("q3_k_m", "q8_0")}
+SHIPPED = "q4_k_m (shipped)"
 Hits = dict[str, list[bool]]
+Part = tuple[list[str], list[Measured]]  # lines of the report, figures for the manifest
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -86,57 +93,59 @@ def bootstrap(first: np.ndarray, second: np.ndarray, accuracy: np.ndarray, round
     return tuple(np.percentile(differences, [2.5, 97.5]))  # type: ignore[return-value]
 
 
-def accuracies(mini: Bundle) -> tuple[list[str], list[Measured]]:
-    lines, measured, today = [], [], date.today().isoformat()
-    results: dict[tuple[str, str], Hits] = {}
-    folders = {"q4_k_m (shipped)": mini.folder}
+def variants(mini: Bundle) -> dict[str, Path]:
+    """The shipped bundle and the same checkpoint in other precisions."""
+    folders = {SHIPPED: mini.folder}
     for name, (quant, vision) in VARIANTS.items():
         folders[name] = data.BUILD / f"mini-{name}"
         convert(CHECKPOINT, folders[name], Options(quant=quant, vision_type=vision, max_tokens=8, force=True, threads=2))
+    return folders
+
+
+def accuracies(test: str, mini: Bundle) -> Part:
+    lines, measured, today, title = [], [], date.today().isoformat(), TESTS[test]
+    results: dict[str, Hits] = {}
+    folders = variants(mini)
     for variant, folder in folders.items():
         with load(folder) as model:
-            for test in TESTS:
-                results[variant, test] = answer_all(model, test)
-                if folder == mini.folder:
-                    results["blind", test] = answer_all(model, test, blind=True)
-    for test, title in TESTS.items():
-        baseline = majority(test)
-        shipped = results["q4_k_m (shipped)", test]
-        lines += [
-            f"### {title}",
-            "",
-            f"| kind | n | {' | '.join(folders)} | 95 % interval, shipped | majority | blind |",
+            results[variant] = answer_all(model, test)
+            if variant == SHIPPED:
+                results["blind"] = answer_all(model, test, blind=True)
+    baseline = majority(test)
+    shipped = results[SHIPPED]
+    lines += [
+        f"### {title}",
+        "",
+        f"| kind | n | {' | '.join(folders)} | 95 % interval, shipped | majority | blind |",
+    ]
+    lines.append("|---" * (len(folders) + 5) + "|")
+    for kind, hits in shipped.items():
+        cells = [f"{np.mean(results[variant][kind]):.4f}" for variant in folders]
+        low, high = wilson(sum(hits), len(hits))
+        cells += [
+            f"{low:.4f} to {high:.4f}",
+            f"{baseline[kind]:.3f}",
+            f"{np.mean(results['blind'][kind]):.3f}",
         ]
-        lines.append("|---" * (len(folders) + 5) + "|")
-        for kind, hits in shipped.items():
-            cells = [f"{np.mean(results[variant, test][kind]):.4f}" for variant in folders]
-            low, high = wilson(sum(hits), len(hits))
-            cells += [
-                f"{low:.4f} to {high:.4f}",
-                f"{baseline[kind]:.3f}",
-                f"{np.mean(results['blind', test][kind]):.3f}",
-            ]
-            lines.append(f"| {kind} | {len(hits)} | {' | '.join(cells)} |")
-            if kind == "all" or len(shipped) > 2:
-                measured.append(
-                    Measured(
-                        f"accuracy, {kind}",
-                        round(float(np.mean(hits)), 4),
-                        title,
-                        len(hits),
-                        today,
-                        round(low, 4),
-                        round(high, 4),
-                    )
+        lines.append(f"| {kind} | {len(hits)} | {' | '.join(cells)} |")
+        if kind == "all" or len(shipped) > 2:
+            measured.append(
+                Measured(
+                    f"accuracy, {kind}",
+                    round(float(np.mean(hits)), 4),
+                    title,
+                    len(hits),
+                    today,
+                    round(low, 4),
+                    round(high, 4),
                 )
-        kept = np.mean(shipped["all"]) / np.mean(results["bf16", test]["all"])
-        lines += ["", f"The shipped 4 bits keep {kept:.4f} of the bf16 accuracy.", ""]
-    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in folders.items())
-    lines += [f"Sizes: {sizes}.", ""]
+            )
+    kept = np.mean(shipped["all"]) / np.mean(results["bf16"]["all"])
+    lines += ["", f"The shipped 4 bits keep {kept:.4f} of the bf16 accuracy.", ""]
     return lines, measured
 
 
-def reliability(mini: Bundle) -> tuple[list[str], list[Measured]]:
+def reliability(mini: Bundle) -> Part:
     questions = files.read(OUT / "mix_test.jsonl", labelled=True)
     with load(mini.folder) as model:
         traces = collect.collect(model, questions, "recipes/mini test mix")
@@ -199,7 +208,7 @@ def reliability(mini: Bundle) -> tuple[list[str], list[Measured]]:
     return [*lines, ""], measured
 
 
-def speed(mini: Bundle) -> tuple[list[str], list[Measured]]:
+def speed(mini: Bundle) -> Part:
     program = str(Path(sys.executable).with_name("edge-vqa"))
     lines = [
         "### Speed and memory",
@@ -242,11 +251,9 @@ def cpu() -> str:
     return "unknown CPU"
 
 
-def part(
-    mini: Bundle, measure: Callable[[Bundle], tuple[list[str], list[Measured]]], *roles: str
-) -> tuple[list[str], list[Measured]]:
+def part(name: str, mini: Bundle, measure: Callable[[Bundle], Part], *roles: str) -> Part:
     """A part of the report; kept in the build folder, and measured again only when a file that it depends on changes."""
-    kept = data.BUILD / f"measured_{measure.__name__}.json"
+    kept = data.BUILD / f"measured_{name}.json"
     key = [mini.manifest.files[role].sha256 for role in roles]
     key += [repr(point) for point in mini.manifest.operating_points] if "selector" in roles else []
     if kept.is_file() and (stored := json.loads(kept.read_text()))["key"] == key:
@@ -258,9 +265,15 @@ def part(
 
 def main() -> None:
     mini = bundles.read("mini")
-    timing, _ = part(mini, speed, "lm", "vision", "selector")  # first, before anything else is in memory
-    trusted, more = part(mini, reliability, "lm", "vision", "selector")
-    right, measured = part(mini, accuracies, "lm", "vision")
+    timing, _ = part("speed", mini, speed, "lm", "vision", "selector")  # first, before anything else is in memory
+    trusted, more = part("reliability", mini, reliability, "lm", "vision", "selector")
+    right, measured = [], []
+    for test in TESTS:
+        lines, figures = part(f"accuracies_{test}", mini, partial(accuracies, test), "lm", "vision")
+        right += lines
+        measured += figures
+    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini).items())
+    right += [f"Sizes: {sizes}.", ""]
     text = "\n".join(
         [
             "# Measured",

@@ -5,7 +5,8 @@
 writes `build/mini/questions/`: `selector.jsonl` (trains the Selector), `calibration.jsonl` (chooses thresholds, one
 question a picture), `mix_first.jsonl`, `mix_second.jsonl` and `mix_test.jsonl` (one question a picture, official test pictures,
 no photo in two of them: the first two were looked at while the Selector was being made, the last measures it), and the two
-plain tests `easy_test.jsonl` (all of easy-VQA's test) and `photo_test.jsonl` ("what is it" on CIFAR-10's test).
+plain tests `easy_test.jsonl` (all of easy-VQA's test), `photo_test.jsonl` ("what is it" on CIFAR-10's test) and
+`photo_yes_no_test.jsonl`.
 
 The mix: 50 % photos, 20 % easy-VQA, 15 % degraded pictures of both (blur, noise, darkness, a hidden part), 15 % unrelated:
 drawn textures, shape questions about photos, and questions that this model cannot know. What cannot be answered has the
@@ -269,6 +270,17 @@ def main() -> None:
             f"photo{n}",
             [questions.photo_what(questions.CLASSES[test_photos.labels[n, 0]], made.rng)],
         )
+    made.close()
+    photo_yes_no(test_photos)
+
+
+def photo_yes_no(photos: Pictures) -> None:
+    """The yes/no questions about photos, both kinds on each of 2,000 pictures."""
+    made = Builder("photo_yes_no_test", 77)
+    for n in range(2000):
+        label = questions.CLASSES[photos.labels[n * 5, 0]]
+        asked = [questions.photo_is_a(label, made.rng), questions.photo_property(label, made.rng)]
+        made.add(photos.images[n * 5], f"photo{n * 5}", asked)
     made.close()
 
 
