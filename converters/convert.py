@@ -19,7 +19,7 @@ from converters.quantisers import rtn
 from converters.tokenizer import Tokenizer
 from converters.writer import Entry
 from edge_vqa import bundle, native
-from edge_vqa.bundle import File, Manifest, Quantisation, Runtime, Source
+from edge_vqa.bundle import Manifest, Quantisation, Runtime, Source
 from edge_vqa.errors import EdgeVqaError
 
 FLOATS = ("f32", "f16", "bf16")
@@ -83,9 +83,9 @@ def _some(names: list[str]) -> str:
 
 def lm_entries(checkpoint: Checkpoint, plan: Plan, type_: str | None) -> list[Entry]:
     """The LM's tensors. Matrices are stored as `type_`, or as the checkpoint has them; vectors always as f32."""
-    entries = []
+    entries, present = [], set(checkpoint.names())
     for name, rule in plan.lm.items():
-        if name not in checkpoint.names():
+        if name not in present:
             continue  # tied: llama.cpp uses the embedding
         stored = (type_ or checkpoint.dtype(name).lower()) if len(rule.shape) > 1 else "f32"
         entries.append(Entry(rule.target, rule.shape, stored, _reader(checkpoint, name, rule)))
@@ -140,7 +140,8 @@ def convert(folder: Path, output: Path, options: Options, progress: Progress = l
         raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
     if output.exists() and not options.force:
         raise EdgeVqaError(f"{output} exists already", "choose another folder, or --force to replace it")
-    if output.exists() and not (output / bundle.MANIFEST).is_file() and any(output.iterdir()):
+    replaceable = (output / bundle.MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
+    if output.exists() and not replaceable:
         raise EdgeVqaError(f"{output} is not a bundle, and is not replaced", "choose another folder")
     with Checkpoint(folder) as checkpoint:
         preprocessor = checkpoint.json("preprocessor_config.json", required=False)
@@ -155,6 +156,10 @@ def convert(folder: Path, output: Path, options: Options, progress: Progress = l
             max_tokens=options.max_tokens,
             detail=options.detail,
         )
+        try:
+            bundle.check_prompt(prompt)
+        except ValueError as error:
+            raise EdgeVqaError(str(error), "see edge-vqa-convert --help") from None
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
@@ -191,7 +196,7 @@ def convert(folder: Path, output: Path, options: Options, progress: Progress = l
                 description=options.description or f"{folder.name}, {type_}",
                 source=Source(options.source or folder.resolve().name, options.revision),
                 architecture=architecture,
-                files={role: described(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
+                files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
                 quantisation=Quantisation(method, type_, round(writer.bits_per_weight(lm), 4), options.vision_type),
                 prompt=prompt,
                 runtime=Runtime(native.version(), plan.preprocessing),
@@ -208,11 +213,6 @@ def convert(folder: Path, output: Path, options: Options, progress: Progress = l
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return manifest
-
-
-def described(path: Path) -> File:
-    """A file as the manifest lists it."""
-    return File(path.name, path.stat().st_size, bundle.sha256(path))
 
 
 def _check_tokens(words: Tokenizer, plan: Plan) -> None:

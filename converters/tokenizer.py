@@ -11,7 +11,7 @@ from typing import Any
 from converters.checkpoint import Checkpoint
 from edge_vqa.errors import EdgeVqaError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # gguf.TokenType
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # gguf.TokenType
 
 # The regular expression of Llama 3's pre-tokenizer (tokenizer.json of Meta-Llama-3-8B); llama.cpp calls it llama-bpe.
 _LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

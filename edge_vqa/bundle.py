@@ -162,6 +162,11 @@ class Bundle:
         return self.manifest.name
 
     @property
+    def fingerprint(self) -> tuple[str, str]:
+        """Checksums of the LM and the vision tower: traces and a Selector hold for these two files only."""
+        return self.manifest.files["lm"].sha256, self.manifest.files["vision"].sha256
+
+    @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.manifest.files.values())
 
@@ -201,6 +206,16 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
     return value
 
 
+def check_prompt(prompt: Prompt) -> None:
+    """Rules of the prompt that types cannot say. Raises ValueError naming the key at fault."""
+    if prompt.question.count("{question}") != 1:
+        raise ValueError("prompt.question must hold {question} once")
+    if prompt.detail not in ("low", "high"):
+        raise ValueError("prompt.detail must be low or high")
+    if not 1 <= prompt.max_tokens <= 4096:
+        raise ValueError("prompt.max_tokens must lie in 1..4096")
+
+
 def _check(manifest: Manifest) -> None:
     """Rules that types cannot say."""
     for role, file in manifest.files.items():
@@ -213,13 +228,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"files.{role} is missing")
     if ("selector" in manifest.files) != (manifest.selector is not None):
         raise ValueError("files.selector and selector must stand together")
-    prompt, pixels = manifest.prompt, manifest.runtime.preprocessing
-    if prompt.question.count("{question}") != 1:
-        raise ValueError("prompt.question must hold {question} once")
-    if prompt.detail not in ("low", "high"):
-        raise ValueError("prompt.detail must be low or high")
-    if not 1 <= prompt.max_tokens <= 4096:
-        raise ValueError("prompt.max_tokens must lie in 1..4096")
+    check_prompt(manifest.prompt)
+    pixels = manifest.runtime.preprocessing
     if not (1 <= pixels.tile <= pixels.longest_edge <= 16384 and 1 <= pixels.tile_tokens <= 16384):
         raise ValueError("runtime.preprocessing needs 1 <= tile <= longest_edge <= 16384 and 1 <= tile_tokens <= 16384")
     if pixels.resample not in ("lanczos", "bicubic", "bilinear"):
@@ -310,6 +320,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def describe(path: Path) -> File:
+    """A file as the manifest lists it."""
+    return File(path.name, path.stat().st_size, sha256(path))
 
 
 def verify(bundle: Bundle, *, thorough: bool = False) -> None:

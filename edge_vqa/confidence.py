@@ -46,8 +46,7 @@ class Selector:
         path = bundle.files["selector"]
         assert info is not None
         again = "train and export the Selector for this bundle: edge-vqa-selector"
-        files = bundle.manifest.files
-        if (info.lm_sha256, info.vision_sha256) != (files["lm"].sha256, files["vision"].sha256):
+        if bundle.fingerprint != (info.lm_sha256, info.vision_sha256):
             raise EdgeVqaError(f"{path.name} was trained for another LM or vision tower", again)
         if info.schema != traces.SCHEMA:
             raise EdgeVqaError(f"{path.name} reads feature schema {info.schema}, this version writes {traces.SCHEMA}", again)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
+import numpy as np
+
 from edge_vqa import bundle as bundles
 from edge_vqa import gate as gates
 from edge_vqa import native
@@ -236,7 +238,9 @@ class Model:
 
     def _open(self, picture: Picture, detail: str) -> None:
         """Make the picture the engine's prefix, unless it is already."""
-        key = (detail, hashlib.sha256(repr(picture.size).encode() + picture.rgb.tobytes()).digest())
+        pixels = hashlib.sha256(repr(picture.size).encode())
+        pixels.update(np.ascontiguousarray(picture.rgb).data)
+        key = (detail, pixels.digest())
         if key == self._opened:
             return
         self._opened = None

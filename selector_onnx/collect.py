@@ -33,6 +33,11 @@ class Origin:
     llama_cpp_python: str
     data: str
 
+    @property
+    def fingerprint(self) -> tuple[str, str]:
+        """See `Bundle.fingerprint`."""
+        return self.lm_sha256, self.vision_sha256
+
 
 @dataclass(frozen=True, eq=False)
 class Traces:
@@ -54,8 +59,7 @@ def collect(
     model: Model, questions: Sequence[Question], data: str, progress: Callable[[int], None] = lambda done: None
 ) -> Traces:
     """Ask every question, always answering. Questions on one picture, when neighbours, encode it once."""
-    files = model.bundle.manifest.files
-    origin = Origin(model.bundle.name, files["lm"].sha256, files["vision"].sha256, trace.SCHEMA, native.version(), data)
+    origin = Origin(model.bundle.name, *model.bundle.fingerprint, trace.SCHEMA, native.version(), data)
     rows: list[dict[str, Array]] = []
     maxprob, accuracy, candidates = [], [], []
     for number, question in enumerate(questions, 1):

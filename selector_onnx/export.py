@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edge_vqa import bundle as bundles
 from edge_vqa import trace
-from edge_vqa.bundle import Bundle, File, Manifest, SelectorInfo
+from edge_vqa.bundle import Bundle, Manifest, SelectorInfo
 from edge_vqa.errors import EdgeVqaError
 from selector_onnx.train import Trained
 
@@ -65,7 +65,7 @@ def graph(trained: Trained) -> bytes:
 def export(trained: Trained, bundle: Bundle) -> int:
     """Put the Selector into the bundle; operating points of the old one go. Returns the size in bytes."""
     files = bundle.manifest.files
-    if (files["lm"].sha256, files["vision"].sha256) != (trained.origin.lm_sha256, trained.origin.vision_sha256):
+    if bundle.fingerprint != trained.origin.fingerprint:
         raise EdgeVqaError(
             f"this Selector was trained on traces of another bundle ({trained.origin.model})",
             f"collect traces of {bundle.name} and train on them",
@@ -77,10 +77,9 @@ def export(trained: Trained, bundle: Bundle) -> int:
         raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "train a smaller one")
     path = bundle.folder / FILE
     bundles.write_whole(path, lambda stream: stream.write(data))
-    described = File(FILE, len(data), bundles.sha256(path))
     manifest = dataclasses.replace(
         bundle.manifest,
-        files={**{role: file for role, file in files.items() if role != "selector"}, "selector": described},
+        files={**{role: file for role, file in files.items() if role != "selector"}, "selector": bundles.describe(path)},
         selector=SelectorInfo(
             schema=trained.origin.schema,
             dimensions={name: len(trained.mean[name]) for name in trained.inputs},

@@ -17,9 +17,8 @@ from selector_onnx.threshold import METHOD, select_threshold
 
 def confidences(bundle: Bundle, traces: Traces) -> tuple[str, Array]:
     """The confidence method that the bundle uses, and its confidence [n] for every trace, on the device's own path."""
-    files, origin = bundle.manifest.files, traces.origin
-    if (files["lm"].sha256, files["vision"].sha256) != (origin.lm_sha256, origin.vision_sha256):
-        raise EdgeVqaError(f"these traces are of another bundle ({origin.model})", f"collect traces of {bundle.name}")
+    if bundle.fingerprint != traces.origin.fingerprint:
+        raise EdgeVqaError(f"these traces are of another bundle ({traces.origin.model})", f"collect traces of {bundle.name}")
     if bundle.manifest.selector is None:
         return MaxProb.name, traces.maxprob
     bundles.verify(bundle)

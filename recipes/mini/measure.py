@@ -194,7 +194,6 @@ def reliability(mini: Bundle) -> Part:
                 round(b, 4),
             )
         )
-    by_kind = Counter(kinds("mix_test"))
     shown: dict[str, list[bool]] = {}
     default = next(p for p in mini.manifest.operating_points if p.default)
     for kind, score in zip(kinds("mix_test"), confidence, strict=True):
@@ -204,7 +203,6 @@ def reliability(mini: Bundle) -> Part:
     lines += ["", f"Share answered at the default point ({default.risk:.0%}), by kind of question:", ""]
     lines += ["| kind | n | answered |", "|---|---|---|"]
     lines += [f"| {kind} | {len(values)} | {np.mean(values):.3f} |" for kind, values in sorted(shown.items())]
-    assert sum(by_kind.values()) == n
     return [*lines, ""], measured
 
 
@@ -229,9 +227,8 @@ def speed(mini: Bundle) -> Part:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     lines.append(f"- peak memory of that process: {peak / 1e6:.0f} MB")
     with load(mini.folder) as model:
-        numbers = range(200)
         photos = data.load("cifar_test").images
-        answers = [model.ask(photos[i], "what is this?") for i in numbers]
+        answers = [model.ask(photos[i], "what is this?") for i in range(200)]
     selector = Selector(mini)
     costs = []
     for answer in answers:

@@ -12,8 +12,6 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 SHAPES = ("circle", "rectangle", "triangle")
 COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
-ANSWERS = (*CLASSES, *SHAPES, *COLOURS, "yes", "no")
-
 Question = tuple[str, str, str]
 
 # Names people use for the ten classes; the answer is always the class name itself.

@@ -234,6 +234,10 @@ def test_the_command_converts_and_never_replaces_by_accident(run: Run, tmp_path:
     assert "is not a bundle" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "mine", "--force"))
     assert (tmp_path / "mine" / "letter.txt").exists()
     (tmp_path / "file").touch()
+    assert "is not a bundle" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "file", "--force"))
+    for option, value in (("--detail", "huge"), ("--max-tokens", "0")):
+        assert "prompt." in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "new", option, value))
+    assert not (tmp_path / "new").exists()
     assert "cannot be written" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "file" / "made"))
     assert "is not a folder" in one_line(run("edge-vqa-convert", tmp_path / "none", "-o", tmp_path / "new"))
     assert run("edge-vqa-convert").returncode == 2
