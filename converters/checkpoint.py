@@ -6,6 +6,7 @@ No torch: bfloat16 is widened by hand. Nothing is unpickled.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +40,17 @@ class Checkpoint:
         self._places: dict[str, _Place] = {}
         for file in self._files():
             self._places |= _read_header(file)
+
+    def rename(self, prefixes: Sequence[tuple[str, str]]) -> None:
+        """Give tensors under one prefix the names of another: checkpoints of different ages name the same parts differently.
+
+        The first prefix that a name starts with counts.
+        """
+        places = {}
+        for name, place in self._places.items():
+            old, new = next(((old, new) for old, new in prefixes if name.startswith(old)), ("", ""))
+            places[new + name[len(old) :]] = place
+        self._places = places
 
     def json(self, name: str, *, required: bool = True) -> dict[str, Any]:
         """A JSON file of the folder; {} when it is missing and not required."""
@@ -89,8 +101,10 @@ class Checkpoint:
         n = int(np.prod(place.shape, dtype=np.int64))
         stored = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[place.dtype]
         raw = np.fromfile(place.file, stored, n, offset=place.offset)
-        if place.dtype == "BF16":
-            raw = (raw.astype(np.uint32) << 16).view(np.float32)
+        if place.dtype == "BF16":  # the upper half of a float32
+            bits = raw.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32).reshape(place.shape)
         return raw.astype(np.float32, copy=False).reshape(place.shape)
 
     def __enter__(self) -> Checkpoint:

@@ -1,30 +1,31 @@
-"""Checkpoint -> bundle: plan, check, write the two ggufs, quantise, describe. Nothing is left behind when a step fails."""
+"""Checkpoint or gguf pair -> bundle: read, check, quantise tensor by tensor, describe. Nothing is left behind when a step fails.
+
+No float copy of the LM is written on the way: each tensor goes from the checkpoint through the quantiser into the bundle.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from converters import architectures, prompting, tokenizer, writer
-from converters.architectures import Plan, Rule, Tensor
+from converters import architectures, ggml, parts, tokenizer, writer
+from converters.architectures import Plan
 from converters.checkpoint import Checkpoint
-from converters.quantisers import rtn
+from converters.ggml import Floats
+from converters.parts import FLOATS, Half
+from converters.quantisers import hqq, rtn
 from converters.tokenizer import Tokenizer
 from converters.writer import Entry
-from edge_vqa import bundle, native
-from edge_vqa.bundle import Manifest, Quantisation, Runtime, Source
+from edge_vqa import bundle, gguf_file, native, ready
+from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Runtime, Source
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.template import render
 
-FLOATS = ("f32", "f16", "bf16")
-VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")
-_FTYPES = {"f32": 0, "f16": 1, "bf16": 32, "q4_0": 2, "q8_0": 7}  # general.file_type
+VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")  # never bf16: some runtimes cannot read it there
+_FTYPES = rtn.FLOATS | {name: number for name, (_, number, _) in rtn.TYPES.items()}  # general.file_type
 
 Progress = Callable[[str, int, int], None]  # step, parts done, parts in all
 
@@ -34,7 +35,7 @@ class Options:
     """What the user chose. name and description go into the manifest."""
 
     quant: str = "rtn:q4_k_m"
-    vision_type: str = "f16"
+    vision_type: str = "q8_0"
     name: str | None = None
     version: str = "1"
     licence: str = "unknown"
@@ -46,173 +47,106 @@ class Options:
     detail: str = "low"
     threads: int = 1
     force: bool = False
+    chat_template: str | None = None  # replaces the checkpoint's
+    mmproj: Path | None = None  # of a gguf pair
+    calibration: Path | None = None  # QUESTIONS.jsonl
 
 
-def parse_quant(quant: str) -> tuple[str, str]:
-    """`rtn:q4_k_m` -> (`rtn`, `q4_k_m`); a type alone means rtn."""
-    method, _, type_ = quant.lower().rpartition(":")
-    method = method or "rtn"
-    if method != "rtn":
-        raise EdgeVqaError(f"quantisation method {method!r} is unknown", "use rtn, as in --quant rtn:q4_k_m")
-    if type_ not in (*FLOATS, *rtn.TYPES):
-        raise EdgeVqaError(f"quantisation type {type_!r} is unknown", f"use one of {', '.join((*FLOATS, *rtn.TYPES))}")
-    return method, type_
+@dataclass(frozen=True)
+class Method:
+    """A parsed --quant: `equalise` (MBQ) first, then rounding by `rtn` or `hqq` into `type`; `importance` weighs channels."""
+
+    name: str
+    rounding: str
+    type: str
+    equalise: bool = False
+    importance: bool = False
+
+    @property
+    def calibrated(self) -> bool:
+        return self.equalise or self.importance
 
 
-def check(checkpoint: Checkpoint, plan: Plan) -> None:
-    """Refuse missing, extra or misshapen tensors by name, before anything is written."""
-    rules = plan.lm | plan.vision
-    present = set(checkpoint.names())
-    missing = sorted(set(rules) - present - plan.optional)
-    if missing:
-        raise EdgeVqaError(f"the checkpoint lacks {_some(missing)}", "download it again, or use another checkpoint")
-    extra = sorted(present - set(rules))
-    if extra:
-        raise EdgeVqaError(f"the checkpoint holds unknown tensors: {_some(extra)}", "use an original checkpoint")
-    for name in sorted(present):
-        if checkpoint.shape(name) != rules[name].shape:
-            raise EdgeVqaError(
-                f"{name} has shape {list(checkpoint.shape(name))}, config.json asks for {list(rules[name].shape)}",
-                "use weights and config.json of one checkpoint",
-            )
+METHODS = {
+    "rtn": ("rtn", False, False),
+    "hqq": ("hqq", False, False),
+    "mbq+rtn": ("rtn", True, False),
+    "mbq+hqq": ("hqq", True, False),
+    "mbq-imatrix": ("rtn", False, True),
+    "mbq+mbq-imatrix": ("rtn", True, True),
+}
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def parse_quant(quant: str) -> Method:
+    """`rtn:q4_k_m` -> Method; a type alone means rtn. Raises EdgeVqaError."""
+    name, _, type_ = quant.lower().rpartition(":")
+    name = name or "rtn"
+    if name not in METHODS:
+        raise EdgeVqaError(f"quantisation method {name!r} is unknown", f"use one of {', '.join(METHODS)}, as in rtn:q4_k_m")
+    rounding, equalise, importance = METHODS[name]
+    types = (hqq.TYPE,) if rounding == "hqq" else (*FLOATS, *rtn.TYPES)
+    if type_ not in types:
+        raise EdgeVqaError(f"{name} knows no quantisation type {type_!r}", f"use one of {', '.join(types)}")
+    return Method(name, rounding, type_, equalise, importance)
 
 
-def lm_entries(checkpoint: Checkpoint, plan: Plan, type_: str | None) -> list[Entry]:
-    """The LM's tensors. Matrices are stored as `type_`, or as the checkpoint has them; vectors always as f32."""
-    entries, present = [], set(checkpoint.names())
-    for name, rule in plan.lm.items():
-        if name not in present:
-            continue  # tied: llama.cpp uses the embedding
-        stored = (type_ or checkpoint.dtype(name).lower()) if len(rule.shape) > 1 else "f32"
-        entries.append(Entry(rule.target, rule.shape, stored, _reader(checkpoint, name, rule)))
-    for target, values in plan.lm_extra.items():
-        entries.append(Entry(target, values.shape, "f32", partial(np.asarray, values)))
-    return entries
+@dataclass(frozen=True)
+class Model:
+    """An MLLM ready to be written: both halves, and what the manifest says of it."""
+
+    architecture: str
+    lm: Half
+    vision: Half
+    preprocessing: Preprocessing
+    prompt: Prompt
 
 
-def vision_entries(checkpoint: Checkpoint, plan: Plan, type_: str) -> list[Entry]:
-    """The vision tower's tensors. Matrices as `type_` where their rows fit; the patch convolution f16 unless all is f32."""
-    entries = []
-    for name, rule in plan.vision.items():
-        if rule.target == "v.patch_embd.weight":
-            stored = "f32" if type_ == "f32" else "f16"
-        elif len(rule.shape) == 1 or rule.target == "v.position_embd.weight":
-            stored = "f32"
-        else:
-            stored = type_ if writer.fits(type_, rule.shape) else "f16"
-        entries.append(Entry(rule.target, rule.shape, stored, _reader(checkpoint, name, rule)))
-    return entries
+@contextlib.contextmanager
+def opened(source: Path, options: Options) -> Iterator[Model]:
+    """Read and check a checkpoint folder, a folder with a gguf pair, or an LM gguf (with `options.mmproj`)."""
+    if source.suffix == ".gguf" or (source.is_dir() and not (source / "config.json").is_file() and any(source.glob("*.gguf"))):
+        yield _from_gguf(*gguf_pair(source, options.mmproj), options)
+        return
+    with Checkpoint(source) as checkpoint:
+        yield _from_checkpoint(checkpoint, options)
 
 
-def _reader(checkpoint: Checkpoint, name: str, rule: Rule) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        values = checkpoint.tensor(name)
-        return rule.change(values) if rule.change else values
-
-    return read
-
-
-def tokenizer_metadata(made: Tokenizer) -> dict[str, Any]:
-    roles = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "padding"}
-    return {
-        "tokenizer.ggml.model": made.model,
-        "tokenizer.ggml.pre": made.pre,
-        "tokenizer.ggml.tokens": made.tokens,
-        "tokenizer.ggml.token_type": made.types,
-        "tokenizer.ggml.merges": made.merges,
-        "tokenizer.ggml.add_bos_token": made.add_bos,
-        "tokenizer.chat_template": made.chat_template,
-        **{f"tokenizer.ggml.{roles[role]}_token_id": number for role, number in made.special.items()},
-    }
+def gguf_pair(source: Path, mmproj: Path | None) -> tuple[Path, Path]:
+    """LM and vision tower: a folder with one pair, or the LM's file beside `mmproj` or the only other gguf of its folder."""
+    if source.is_dir():
+        return ready.find_pair(source)
+    if mmproj is None:
+        lm, vision = ready.find_pair(source.parent)
+        if lm != source:
+            raise EdgeVqaError(f"{source} is no language model", "give the LM, and its vision tower with --mmproj")
+        return lm, vision
+    return source, mmproj
 
 
-def convert(folder: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None) -> Manifest:
-    """Convert a checkpoint folder into a bundle folder, and return its manifest.
+def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
+    headers = gguf_file.read(lm), gguf_file.read(vision)
+    architecture, preprocessing, prompt = ready.describe(
+        *headers,
+        instruction=options.instruction,
+        max_tokens=options.max_tokens,
+        detail=options.detail,
+        template=options.chat_template,
+    )
+    return Model(architecture, parts.from_gguf(lm), parts.from_gguf(vision), preprocessing, prompt)
 
-    Everything is written beside `output` under a temporary name and renamed at the end. Raises EdgeVqaError.
-    """
-    method, type_ = parse_quant(options.quant)
-    if options.vision_type not in VISION_TYPES:
-        raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
-    if output.exists() and not options.force:
-        raise EdgeVqaError(f"{output} exists already", "choose another folder, or --force to replace it")
-    replaceable = (output / bundle.MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
-    if output.exists() and not replaceable:
-        raise EdgeVqaError(f"{output} is not a bundle, and is not replaced", "choose another folder")
-    with Checkpoint(folder) as checkpoint:
-        preprocessor = checkpoint.json("preprocessor_config.json", required=False)
-        architecture, plan = architectures.plan(checkpoint.config, preprocessor)
-        check(checkpoint, plan)
-        words = tokenizer.read(checkpoint, plan.vocabulary)
-        _check_tokens(words, plan)
-        prompt = prompting.render(
-            words,
-            plan.image_token,
-            instruction=options.instruction,
-            max_tokens=options.max_tokens,
-            detail=options.detail,
-        )
-        try:
-            bundle.check_prompt(prompt)
-        except ValueError as error:
-            raise EdgeVqaError(str(error), "see edge-vqa-convert --help") from None
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        except OSError as error:
-            raise EdgeVqaError(f"{output} cannot be written ({error.strerror})", "choose another folder") from None
-        try:
-            name = options.name or output.name
-            general = {"general.name": name, "general.type": "model"}
-            lm, vision = work / "lm.gguf", work / "mmproj.gguf"
-            meta = plan.lm_metadata | general | tokenizer_metadata(words)
-            if type_ in FLOATS:
-                meta["general.file_type"] = _FTYPES[type_]
-                _write(lm, meta, lm_entries(checkpoint, plan, type_), "language model", progress)
-            else:
-                whole = work / "whole.gguf"
-                _write(whole, meta, lm_entries(checkpoint, plan, None), "language model", progress)
-                progress("quantising", 0, 1)
-                rtn.quantise(whole, lm, type_, options.threads)
-                progress("quantising", 1, 1)
-                whole.unlink()
-            meta = {
-                "general.architecture": "clip",
-                "general.name": name,
-                "general.type": "mmproj",
-                "general.file_type": _FTYPES[options.vision_type],
-                "clip.has_vision_encoder": True,
-            } | plan.vision_metadata
-            _write(vision, meta, vision_entries(checkpoint, plan, options.vision_type), "vision tower", progress)
-            manifest = Manifest(
-                schema=bundle.SCHEMA,
-                name=name,
-                version=options.version,
-                licence=options.licence,
-                description=options.description or f"{folder.name}, {type_}",
-                source=Source(options.source or folder.resolve().name, options.revision),
-                architecture=architecture,
-                files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
-                quantisation=Quantisation(method, type_, round(writer.bits_per_weight(lm), 4), options.vision_type),
-                prompt=prompt,
-                runtime=Runtime(native.version(), plan.preprocessing),
-            )
-            (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
-            work.chmod(0o755)
-            if output.exists():
-                shutil.rmtree(output)
-            work.rename(output)
-        except OSError as error:
-            raise EdgeVqaError(
-                f"{output} cannot be written ({error.strerror})", "free some space or choose another folder"
-            ) from None
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    return manifest
+
+def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
+    preprocessor = checkpoint.json("preprocessor_config.json", required=False)
+    architecture, plan = architectures.plan(checkpoint.config, preprocessor)
+    checkpoint.rename(plan.renamed)
+    parts.check(checkpoint, plan)
+    words = tokenizer.read(checkpoint, plan.vocabulary, options.chat_template)
+    _check_tokens(words, plan)
+    prompt = render(
+        words, plan.image_token, instruction=options.instruction, max_tokens=options.max_tokens, detail=options.detail
+    )
+    lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(words))
+    return Model(architecture, lm, vision, plan.preprocessing, prompt)
 
 
 def _check_tokens(words: Tokenizer, plan: Plan) -> None:
@@ -226,12 +160,158 @@ def _check_tokens(words: Tokenizer, plan: Plan) -> None:
         )
 
 
-def _write(path: Path, metadata: dict[str, Any], entries: list[Entry], step: str, progress: Progress) -> None:
-    total, done = len(entries), 0
+def lm_types(lm: Half, type_: str) -> dict[str, str]:
+    """gguf name -> stored type, in the order of the file: what has no layer first, then layer by layer, as llama.cpp sorts."""
 
-    def count(_: int) -> None:
+    def place(name: str) -> tuple[int, str]:
+        return (int(name.split(".")[1]), name) if name.startswith("blk.") else (-1, name)
+
+    shapes = [(name, lm.tensors[name].shape) for name in sorted(lm.tensors, key=place)]
+    heads, keys = lm.number("attention.head_count"), lm.number("attention.head_count_kv")
+    return rtn.tensor_types(shapes, type_, rtn.Shape(lm.number("block_count"), heads // max(1, keys)))
+
+
+def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Floats]) -> list[Entry]:
+    """The LM's tensors as they are to be written. importance: by gguf name, one number an input channel."""
+
+    def coder(name: str, type_: str) -> writer.Coder:
+        if method.rounding == "hqq" and type_ == hqq.TYPE:
+            return lambda values: hqq.quantise(values, threads=threads)
+        return lambda values: ggml.quantise(values, type_, importance=importance.get(name), threads=threads)
+
+    return [
+        Entry(name, lm.tensors[name].shape, type_, lm.tensors[name].read, lm.tensors[name].origin, coder(name, type_))
+        for name, type_ in lm_types(lm, method.type).items()
+    ]
+
+
+def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
+    """The tower's tensors. Matrices as `type_` where their rows fit; the patch convolution f16 unless all is f32; the rest f32."""
+    entries = []
+    for name, part in vision.tensors.items():
+        if name.startswith("v.patch_embd.weight"):
+            stored = "f32" if type_ == "f32" else "f16"
+        elif len(part.shape) == 1 or "position_embd" in name:
+            stored = "f32"
+        elif len(part.shape) > 2:  # convolutions of other architectures
+            stored = part.dtype if part.dtype != "bf16" else "f16"
+        else:
+            stored = type_ if ggml.fits(type_, part.shape) else "f16"
+        entries.append(Entry(name, part.shape, stored, part.read, part.origin, _rounding(stored, threads)))
+    return entries
+
+
+def _rounding(type_: str, threads: int) -> writer.Coder:
+    return lambda values: ggml.quantise(values, type_, threads=threads)
+
+
+def convert(source: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None) -> Manifest:
+    """Convert a checkpoint folder or a gguf pair into a bundle folder, and return its manifest.
+
+    Everything is written beside `output` under a temporary name and renamed at the end. Raises EdgeVqaError.
+    """
+    if options.quant == "keep":
+        return _keep(source, output, options)
+    method = parse_quant(options.quant)
+    if options.vision_type not in VISION_TYPES:
+        raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
+    if method.calibrated and options.calibration is None:
+        raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
+    with opened(source, options) as model:
+        check_prompt(model.prompt)
+        with bundle.new_folder(output, force=options.force) as work:
+            name = options.name or output.name
+            vision = work / "mmproj.gguf"
+            general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
+            meta = {"general.architecture": "clip"} | general | {k: v for k, v in model.vision.metadata.items() if k not in general}
+            entries = vision_entries(model.vision, options.vision_type, options.threads)
+            _write(vision, meta, entries, "vision tower", progress)
+            half, importance = model.lm, {}
+            if method.calibrated:
+                from converters import calibration
+
+                half, importance = calibration.apply(model, method, vision, options, progress)
+            lm = work / "lm.gguf"
+            general = {"general.name": name, "general.type": "model"}
+            words = {key: value for key, value in model.lm.metadata.items() if key.startswith("tokenizer.")}
+            meta = {key: value for key, value in model.lm.metadata.items() if key not in words} | general | words
+            if options.chat_template:
+                meta["tokenizer.chat_template"] = options.chat_template
+            meta |= {"general.quantization_version": 2} if method.type not in FLOATS else {}
+            meta["general.file_type"] = _FTYPES[method.type]
+            _write(lm, meta, lm_entries(half, method, options.threads, importance), "language model", progress)
+            quantisation = Quantisation(
+                method.name,
+                method.type,
+                round(writer.bits_per_weight(lm), 4),
+                options.vision_type,
+                str(options.calibration.name) if method.calibrated and options.calibration else None,
+            )
+            manifest = _manifest(source, work, name, model.architecture, model.preprocessing, model.prompt, quantisation, options)
+    return manifest
+
+
+def _keep(source: Path, output: Path, options: Options) -> Manifest:
+    """A bundle of a gguf pair as it is."""
+    lm, vision = gguf_pair(source, options.mmproj)
+    return ready.adopt(
+        lm,
+        vision,
+        output,
+        force=options.force,
+        name=options.name,
+        version=options.version,
+        licence=options.licence,
+        description=options.description,
+        source=Source(options.source or source.resolve().name, options.revision),
+        instruction=options.instruction,
+        max_tokens=options.max_tokens,
+        detail=options.detail,
+        template=options.chat_template,
+    )
+
+
+def check_prompt(prompt: Prompt) -> None:
+    try:
+        bundle.check_prompt(prompt)
+    except ValueError as error:
+        raise EdgeVqaError(str(error), "see edge-vqa-convert --help") from None
+
+
+def _manifest(
+    source: Path,
+    work: Path,
+    name: str,
+    architecture: str,
+    preprocessing: Preprocessing,
+    prompt: Prompt,
+    quantisation: Quantisation,
+    options: Options,
+) -> Manifest:
+    manifest = Manifest(
+        schema=bundle.SCHEMA,
+        name=name,
+        version=options.version,
+        licence=options.licence,
+        description=options.description or f"{source.resolve().name}, {quantisation.type}",
+        source=Source(options.source or source.resolve().name, options.revision),
+        architecture=architecture,
+        files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
+        quantisation=quantisation,
+        prompt=prompt,
+        runtime=Runtime(native.version(), preprocessing),
+    )
+    (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
+    return manifest
+
+
+def _write(path: Path, metadata: dict[str, Any], entries: list[Entry], step: str, progress: Progress) -> None:
+    total, done = sum(entry.weights for entry in entries), 0
+
+    def count(weights: int) -> None:
         nonlocal done
-        done += 1
+        done += weights
         progress(step, done, total)
 
+    progress(step, 0, total)
     writer.write(path, metadata, entries, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,55 +10,66 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
-Tensor = npt.NDArray[np.float32]
+from converters import ggml
+from converters.ggml import Bytes, Floats
+from converters.parts import Kept
+from edge_vqa.errors import EdgeVqaError
+
+Coder = Callable[[Floats], Bytes]  # float32 [..., n] -> uint8 [..., bytes of a row]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: gguf name, shape (slowest first), stored type, and how to get its float32 values."""
+    """One tensor to write: gguf name, shape (slowest first), stored type, how to get its float32 values, what it is called
+    where they come from, and how to make blocks of the stored type of them."""
 
     name: str
     shape: tuple[int, ...]
     type: str
-    read: Callable[[], Tensor]
+    read: Callable[[], Floats]
+    origin: str
+    coder: Coder
 
-
-def _kind(type_: str) -> gguf.GGMLQuantizationType:
-    return gguf.GGMLQuantizationType[type_.upper()]
-
-
-def fits(type_: str, shape: tuple[int, ...]) -> bool:
-    """Whether rows of this length can be stored in blocks of this type."""
-    return bool(shape[-1] % gguf.GGML_QUANT_SIZES[_kind(type_)][0] == 0)
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
 
 
 def write(path: Path, metadata: dict[str, Any], entries: Iterable[Entry], done: Callable[[int], None]) -> None:
-    """Write a gguf. `metadata` holds `general.architecture`; `done` is told the bytes of each tensor as it is written."""
+    """Write a gguf. `metadata` holds `general.architecture`; `done` is told the weights of each tensor as it is written.
+
+    One tensor is in memory at a time. Raises EdgeVqaError for one that is not finite, by name.
+    """
     rest = dict(metadata)
     writer = gguf.GGUFWriter(path, rest.pop("general.architecture"))
-    for key, value in rest.items():
-        _add(writer, key, value)
-    entries = list(entries)
-    for entry in entries:
-        kind = _kind(entry.type)
-        stored = gguf.quant_shape_to_byte_shape(entry.shape, kind)
-        writer.add_tensor_info(entry.name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for entry in entries:
-        values = np.ascontiguousarray(entry.read(), np.float32)
-        data = gguf.quants.quantize(values, _kind(entry.type))
-        data = np.ascontiguousarray(data).view(np.uint8)
-        writer.write_tensor_data(data)
-        done(data.nbytes)
-    writer.close()
+    try:
+        for key, value in rest.items():
+            _add(writer, key, value)
+        entries = list(entries)
+        for entry in entries:
+            kind = ggml.kind(entry.type)
+            stored = gguf.quant_shape_to_byte_shape(entry.shape, kind)
+            writer.add_tensor_info(entry.name, stored, np.dtype(np.uint8), int(np.prod(stored)), raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for entry in entries:
+            values = entry.read()
+            if not (np.isfinite(values.max()) and np.isfinite(values.min())):
+                raise EdgeVqaError(f"{entry.origin} holds weights that are not finite", "use an intact checkpoint")
+            data = entry.coder(values)
+            del values
+            writer.write_tensor_data(data.reshape(-1))
+            done(entry.weights)
+    finally:
+        writer.close()
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
+    if isinstance(value, Kept):
+        writer.add_key_value(key, value.value, value.kind, value.inner)
+    elif isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
         writer.add_uint32(key, value)

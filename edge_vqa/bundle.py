@@ -12,9 +12,11 @@ import hashlib
 import json
 import math
 import os
+import shutil
+import tempfile
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +29,7 @@ EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
 ROLES = ("lm", "vision", "selector")
+METHODS = ("tiles", "crop", "dynamic", "native")  # of preprocessing
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,10 @@ class Quantisation:
 class Prompt:
     """The model's own chat template, rendered once by the converter around a picture and a question.
 
-    `before` ends where the picture begins; `question` is the plain text around `{question}`, in which nothing is read as a
-    special token; `after` ends where the answer begins. The template itself stays in the gguf; `template_sha256` ties them.
+    `before` ends where the picture begins and `between` begins where it ends; `question` is the plain text around
+    `{question}`, in which nothing is read as a special token; `after` ends where the answer begins. `unicode` names the
+    normal form that the tokenizer puts text into (`NFC`), if any. The template itself stays in the gguf;
+    `template_sha256` ties them.
     """
 
     before: str
@@ -71,16 +76,42 @@ class Prompt:
     stop: tuple[str, ...] = ()
     max_tokens: int = 32
     detail: str = "low"
+    between: str = ""
+    unicode: str = ""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes tiles: side of a tile and of the longest edge in pixels, filter, LM tokens a tile."""
+    """How a picture becomes the pixels that the vision tower takes, and how many LM tokens they make.
+
+    - `tiles` (Idefics3, SmolVLM): one square of side `tile` at low detail; at high detail also the tiles of the picture
+      scaled so that its longer side is `longest_edge`. Each makes `tile_tokens`.
+    - `crop` (LLaVA-1.5): the shorter side scaled to `tile`, then the central square, which makes `tile_tokens`.
+    - `dynamic` (Qwen2-VL): both sides multiples of `tile`, each `tile` x `tile` pixels one token; at least `min_tokens`, at
+      most `low_tokens` or `high_tokens`.
+    - `native` (anything else): llama.cpp's own steps, on a picture whose longer side is at most `tile` or `longest_edge`.
+    """
 
     tile: int
     longest_edge: int
     tile_tokens: int
     resample: str = "lanczos"
+    method: str = "tiles"
+    min_tokens: int = 0
+    low_tokens: int = 0
+    high_tokens: int = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """LM tokens of the largest picture, marker tokens included; for `native`, a guess."""
+        if self.method == "crop":
+            return self.tile_tokens
+        if self.method == "dynamic":
+            return self.high_tokens
+        if self.method == "native":
+            return 3072
+        side = math.ceil(self.longest_edge / self.tile)
+        return (side * side + 1) * (self.tile_tokens + 4)
 
 
 @dataclass(frozen=True)
@@ -214,6 +245,8 @@ def check_prompt(prompt: Prompt) -> None:
         raise ValueError("prompt.detail must be low or high")
     if not 1 <= prompt.max_tokens <= 4096:
         raise ValueError("prompt.max_tokens must lie in 1..4096")
+    if prompt.unicode not in ("", "NFC", "NFKC"):
+        raise ValueError("prompt.unicode must be NFC, NFKC or empty")
 
 
 def _check(manifest: Manifest) -> None:
@@ -232,6 +265,10 @@ def _check(manifest: Manifest) -> None:
     pixels = manifest.runtime.preprocessing
     if not (1 <= pixels.tile <= pixels.longest_edge <= 16384 and 1 <= pixels.tile_tokens <= 16384):
         raise ValueError("runtime.preprocessing needs 1 <= tile <= longest_edge <= 16384 and 1 <= tile_tokens <= 16384")
+    if pixels.method not in METHODS:
+        raise ValueError(f"runtime.preprocessing.method must be one of {', '.join(METHODS)}")
+    if pixels.method == "dynamic" and not 1 <= pixels.min_tokens <= pixels.low_tokens <= pixels.high_tokens <= 16384:
+        raise ValueError("runtime.preprocessing needs 1 <= min_tokens <= low_tokens <= high_tokens <= 16384")
     if pixels.resample not in ("lanczos", "bicubic", "bilinear"):
         raise ValueError("runtime.preprocessing.resample must be lanczos, bicubic or bilinear")
     for number, point in enumerate(manifest.operating_points):
@@ -315,6 +352,36 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             work.unlink()
+
+
+@contextlib.contextmanager
+def new_folder(output: Path, *, force: bool = False) -> Iterator[Path]:
+    """A work folder beside `output`, which takes its place when the block ends well and vanishes when it does not.
+
+    An existing bundle is replaced only with `force`, anything else never. Raises EdgeVqaError.
+    """
+    if output.exists() and not force:
+        raise EdgeVqaError(f"{output} exists already", "choose another folder, or --force to replace it")
+    replaceable = (output / MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
+    if output.exists() and not replaceable:
+        raise EdgeVqaError(f"{output} is not a bundle, and is not replaced", "choose another folder")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    except OSError as error:
+        raise EdgeVqaError(f"{output} cannot be written ({error.strerror})", "choose another folder") from None
+    try:
+        yield work
+        work.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
+        work.rename(output)
+    except OSError as error:
+        raise EdgeVqaError(
+            f"{output} cannot be written ({error.strerror or error})", "free some space or choose another folder"
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -20,7 +20,7 @@ from edge_vqa.bundle import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.prompt import Piece, Text
 from edge_vqa.trace import TokenTrace, Trace, step_statistics
-from edge_vqa.vision import Embeddings, VisionTower
+from edge_vqa.vision import Embeddings, ImageTokens, VisionTower
 
 N_BATCH = 512
 KV_TYPES = {"f16": 1, "f32": 0, "q8_0": 8}  # ggml_type
@@ -35,17 +35,19 @@ class Engine:
         vision: Path,
         preprocessing: Preprocessing,
         *,
-        context: int = 2048,
+        context: int | None = None,
         threads: int = 1,
         kv_type: str = "f16",
         gpu_layers: int = -1,
     ) -> None:
+        """context: tokens of the KV cache; None makes room for the largest picture. At most what the LM was trained for."""
         self._llama, _ = native.bindings()
         self._model: Any = None
         self._context: Any = None
         self._vision: VisionTower | None = None
         self._batch: Any = None
-        self._n_prefix = 0
+        self._n_prefix = 0  # cells of the KV cache that the picture's part of the prompt takes
+        self._next = 0  # position of what follows it; an image of M-RoPE takes fewer positions than cells
         self._image: npt.NDArray[np.float32] | None = None
         self._image_tokens = 0
         try:
@@ -55,15 +57,16 @@ class Engine:
             raise
 
     def _load(
-        self, lm: Path, vision: Path, pixels: Preprocessing, context: int, threads: int, kv_type: str, gpu_layers: int
+        self, lm: Path, vision: Path, pixels: Preprocessing, context: int | None, threads: int, kv_type: str, gpu_layers: int
     ) -> None:
         llama = self._llama
         if kv_type not in KV_TYPES:
             raise EdgeVqaError(f"a KV cache of type {kv_type!r} is unknown", f"use one of {', '.join(KV_TYPES)}")
+        if context is None:
+            context = max(2048, pixels.most_tokens + 1024)
         if context < 1:
             raise EdgeVqaError(f"a context of {context} tokens holds nothing", "give 1 or more")
-        for path in (lm, vision):
-            gguf_file.check(path)
+        _, tensors = gguf_file.check(lm), gguf_file.check(vision)
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         self._model = llama.llama_model_load_from_file(str(lm).encode(), params)
@@ -93,7 +96,8 @@ class Engine:
         self._memory = llama.llama_get_memory(self._context)
         self.n_ctx: int = llama.llama_n_ctx(self._context)
         self._batch = llama.llama_batch_init(N_BATCH, 0, 1)
-        self._vision = VisionTower(vision, self._model, self.n_embd, pixels, threads)
+        width = llama.llama_model_n_embd_inp(self._model)
+        self._vision = VisionTower(vision, tensors, self._model, width, pixels, threads)
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -131,25 +135,30 @@ class Engine:
     def open_prefix(self, pieces: Sequence[Piece]) -> None:
         """Encode and prefill everything up to and including the picture; questions then follow it."""
         self._clear(0)
-        self._n_prefix = 0
+        self._n_prefix = self._next = 0
         assert self._vision is not None
         embeddings: list[Embeddings] = []
-        position = 0
         for piece in pieces:
             if isinstance(piece, Text):
-                tokens = self.tokenize(piece.text, special=piece.special)
-                self._room(position + len(tokens), "the picture")
-                self._decode_tokens(tokens, position)
-                position += len(tokens)
-            else:
-                encoded = self._vision.encode(piece.rgb)
-                self._room(position + len(encoded), "the picture")
-                self._decode_embeddings(encoded, position)
-                position += len(encoded)
-                embeddings.append(encoded)
-        self._n_prefix = position
+                self._prefill(self.tokenize(piece.text, special=piece.special))
+                continue
+            for part in self._vision.encode(piece.rgb):
+                if isinstance(part, ImageTokens):
+                    self._room(self._n_prefix + len(part.embeddings), "the picture")
+                    self._decode_image(part, self._next)
+                    self._n_prefix += len(part.embeddings)
+                    self._next += part.n_positions
+                    embeddings.append(part.embeddings)
+                else:
+                    self._prefill(part)
         self._image_tokens = sum(len(e) for e in embeddings)
         self._image = np.concatenate(embeddings).mean(0)
+
+    def _prefill(self, tokens: list[int]) -> None:
+        self._room(self._n_prefix + len(tokens), "the picture")
+        self._decode_tokens(tokens, self._next)
+        self._n_prefix += len(tokens)
+        self._next += len(tokens)
 
     def _room(self, needed: int, what: str) -> None:
         if needed >= self.n_ctx:
@@ -179,23 +188,37 @@ class Engine:
                 batch.logits[i] = output
             self._call(batch)
 
-    def _decode_embeddings(self, embeddings: Embeddings, position: int) -> None:
-        llama = self._llama
-        llama.llama_set_embeddings(self._context, False)
-        for first in range(0, len(embeddings), N_BATCH):
-            part = np.ascontiguousarray(embeddings[first : first + N_BATCH])
-            n = len(part)
-            zero = (llama.llama_seq_id * 1)(0)
-            batch = llama.llama_batch(
-                n_tokens=n,
-                token=None,
-                embd=part.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-                pos=(llama.llama_pos * n)(*range(position + first, position + first + n)),
-                n_seq_id=(ctypes.c_int32 * n)(*([1] * n)),
-                seq_id=(ctypes.POINTER(llama.llama_seq_id) * n)(*([ctypes.cast(zero, ctypes.POINTER(llama.llama_seq_id))] * n)),
-                logits=(ctypes.c_int8 * n)(),
+    def _decode_image(self, image: ImageTokens, position: int) -> None:
+        llama, total = self._llama, len(image.embeddings)
+        if not image.causal and total > N_BATCH:
+            raise EdgeVqaError(
+                f"the picture makes {total} tokens that look at each other, at most {N_BATCH} fit", "use --detail low"
             )
-            self._call(batch)
+        positions = np.arange(total, dtype=np.int32)[None] if image.positions is None else image.positions
+        llama.llama_set_embeddings(self._context, False)
+        if not image.causal:
+            llama.llama_set_causal_attn(self._context, False)
+        try:
+            for first in range(0, total, N_BATCH):
+                part = np.ascontiguousarray(image.embeddings[first : first + N_BATCH])
+                n = len(part)
+                zero = (llama.llama_seq_id * 1)(0)
+                places = np.ascontiguousarray(positions[:, first : first + n] + position)  # [1 or 4, n]: section by section
+                batch = llama.llama_batch(
+                    n_tokens=n,
+                    token=None,
+                    embd=part.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+                    pos=places.ctypes.data_as(ctypes.POINTER(llama.llama_pos)),
+                    n_seq_id=(ctypes.c_int32 * n)(*([1] * n)),
+                    seq_id=(ctypes.POINTER(llama.llama_seq_id) * n)(
+                        *([ctypes.cast(zero, ctypes.POINTER(llama.llama_seq_id))] * n)
+                    ),
+                    logits=(ctypes.c_int8 * n)(),
+                )
+                self._call(batch)
+        finally:
+            if not image.causal:
+                llama.llama_set_causal_attn(self._context, True)
 
     def _call(self, batch: Any) -> None:
         status: int = self._llama.llama_decode(self._context, batch)
@@ -216,10 +239,10 @@ class Engine:
             raise EdgeVqaError("no picture is open", "open one first")
         tokens = [token for piece in pieces for token in self.tokenize(piece.text, special=piece.special)]
         self._room(self._n_prefix + len(tokens), "the question")
-        self._clear(self._n_prefix)
-        self._decode_tokens(tokens[:-1], self._n_prefix)
-        position = self._n_prefix + len(tokens) - 1
-        budget = min(max_tokens, self.n_ctx - position - 1)
+        self._clear(self._next)
+        self._decode_tokens(tokens[:-1], self._next)
+        position = self._next + len(tokens) - 1
+        budget = min(max_tokens, self.n_ctx - self._n_prefix - len(tokens))
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         steps: list[TokenTrace] = []
         hidden: list[npt.NDArray[np.float32]] = []

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edge_vqa.errors import EdgeVqaError
 
 _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # value type -> bytes
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 # ggml type -> (weights in a block, bytes of a block); others are not used by any bundle
 _BLOCKS = {
@@ -51,16 +54,38 @@ class _Reader:
         return self.data[start : self.at]
 
 
-def check(path: Path) -> None:
-    """Raise EdgeVqaError unless header, metadata and tensor table are sound and every tensor lies inside the file."""
+@dataclass(frozen=True)
+class Header:
+    """What a gguf says of itself: metadata by key, and each tensor's shape (slowest first), ggml type number and bytes."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, tuple[tuple[int, ...], int, int]]
+
+
+def read(path: Path) -> Header:
+    """The header of a gguf, checked. Raises EdgeVqaError as `check` does."""
+    header = Header({}, {})
+    _opened(path, header)
+    return header
+
+
+def check(path: Path) -> set[bytes]:
+    """The names of a gguf's tensors.
+
+    Raises EdgeVqaError unless header, metadata and tensor table are sound and every tensor lies inside the file.
+    """
+    return _opened(path, None)
+
+
+def _opened(path: Path, header: Header | None) -> set[bytes]:
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _check(_Reader(data))
+            return _check(_Reader(data), header)
     except (ValueError, struct.error, OSError) as error:
         raise EdgeVqaError(f"{path.name} is not a sound gguf file ({error})", "convert or download the bundle again") from None
 
 
-def _check(reader: _Reader) -> None:
+def _check(reader: _Reader, header: Header | None) -> set[bytes]:
     if reader.data[:4] != b"GGUF":
         raise ValueError("no gguf at all")
     reader.skip(4)
@@ -75,7 +100,9 @@ def _check(reader: _Reader) -> None:
         keys.add(key)
         if key == b"general.alignment":
             alignment = struct.unpack_from("<I", reader.data, reader.at)[0]
-        _value(reader, key, kind)
+        value = _value(reader, key, kind, decode=header is not None)
+        if header is not None:
+            header.metadata[key.decode(errors="replace")] = value
     if alignment < 8 or alignment & (alignment - 1):
         raise ValueError(f"alignment {alignment}")
     names, ends = set(), []
@@ -91,28 +118,36 @@ def _check(reader: _Reader) -> None:
             raise ValueError(f"tensor {name[:40]!r}")
         weights, size = _BLOCKS[kind]
         ends.append(offset + math.prod(shape) // weights * size)
+        if header is not None:
+            header.tensors[name.decode(errors="replace")] = (tuple(reversed(shape)), kind, math.prod(shape) // weights * size)
     start = -(-reader.at // alignment) * alignment
     if start + max(ends, default=0) > len(reader.data):
         raise ValueError("it ends early")
+    return names
 
 
-def _value(reader: _Reader, key: bytes, kind: int) -> None:
+def _value(reader: _Reader, key: bytes, kind: int, *, decode: bool) -> Any:
+    """Step over a value; decode it on request."""
     if kind == _STRING:
-        reader.string()
-    elif kind == _ARRAY:
+        return reader.string().decode(errors="replace")
+    if kind == _ARRAY:
         inner, n = reader.number("<I"), reader.count(1 << 24)
         if inner == _STRING:
-            tokens = key == b"tokenizer.ggml.tokens"
+            tokens, texts = key == b"tokenizer.ggml.tokens", []
             for _ in range(n):
-                if (text := reader.string()) and b"\0" not in text:
-                    continue
-                if tokens:
+                text = reader.string()
+                if tokens and (not text or b"\0" in text):
                     raise ValueError("an impossible token")
-        elif inner in _SCALARS:
+                if decode:
+                    texts.append(text.decode(errors="replace"))
+            return texts
+        if inner in _SCALARS:
+            start = reader.at
             reader.skip(n * _SCALARS[inner])
-        else:
-            raise ValueError(f"an array of type {inner}")
-    elif kind in _SCALARS:
+            return list(struct.unpack_from(f"<{n}{_FORMATS[inner]}", reader.data, start)) if decode else None
+        raise ValueError(f"an array of type {inner}")
+    if kind in _SCALARS:
+        start = reader.at
         reader.skip(_SCALARS[kind])
-    else:
-        raise ValueError(f"a value of type {kind}")
+        return struct.unpack_from(f"<{_FORMATS[kind]}", reader.data, start)[0] if decode else None
+    raise ValueError(f"a value of type {kind}")

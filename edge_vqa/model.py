@@ -70,14 +70,14 @@ def load(
     name: str | Path | None = None,
     *,
     threads: int | None = None,
-    context: int = 2048,
+    context: int | None = None,
     kv_type: str = "f16",
     gpu_layers: int = -1,
 ) -> Model:
     """Load a bundle by path or name; without one, the embedded model.
 
-    threads: CPU threads (default: by the size of the LM). context: tokens of the KV cache, at most what the LM was trained
-    for. kv_type: f16, f32 or q8_0; thresholds hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
+    threads: CPU threads (default: by the size of the LM). context: tokens of the KV cache (default: room for the largest
+    picture), at most what the LM was trained for. kv_type: f16, f32 or q8_0; thresholds hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
     """
     began = time.perf_counter()
     bundle = bundles.read(name)
@@ -93,7 +93,7 @@ class Model:
         bundle: Bundle,
         *,
         threads: int | None = None,
-        context: int = 2048,
+        context: int | None = None,
         kv_type: str = "f16",
         gpu_layers: int = -1,
         began: float | None = None,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +14,7 @@ from edge_vqa.errors import EdgeVqaError
 
 _last_lines: list[str] = []
 _verbose = False
+_ggml: ctypes.CDLL | None = None
 _callback: Any = None  # llama.cpp keeps only the pointer: the object must live as long as the process
 
 
@@ -54,6 +57,21 @@ def bindings() -> tuple[ModuleType, ModuleType]:
             set_log(_callback, None)
         llama.llama_backend_init()
     return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
+
+
+def ggml() -> ctypes.CDLL:
+    """The tensor library under llama.cpp, for the calls that the bindings leave out."""
+    global _ggml
+    if _ggml is None:
+        llama, _ = bindings()
+        # on Linux and macOS a library of its own, on Windows a DLL
+        names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
+        found = [path for name in names for path in (Path(llama.__file__).parent / "lib").glob(name)]
+        _ggml = ctypes.CDLL(str(found[0]) if found else llama._lib._name)
+        _ggml.ggml_get_name.restype = ctypes.c_char_p
+        _ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
+        _ggml.ggml_backend_tensor_set.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    return _ggml
 
 
 def set_verbose(verbose: bool) -> None:

@@ -1,4 +1,4 @@
-"""Opens an untrusted image file safely and hands on plain RGB pixels; cuts them into the tiles an encoder wants."""
+"""Opens an untrusted image file safely and hands on plain RGB pixels; scales and cuts them as an encoder wants."""
 
 from __future__ import annotations
 
@@ -174,3 +174,47 @@ def slices(picture: Picture, preprocessing: Preprocessing) -> tuple[list[list[Rg
         for y in range(0, height, side)
     ]
     return rows, whole
+
+
+def crop(picture: Picture, preprocessing: Preprocessing) -> Rgb:
+    """The central square [tile, tile, 3] of a picture whose shorter side is scaled to `tile`, as CLIP's processor cuts it."""
+    side, (width, height) = preprocessing.tile, picture.size
+    if width <= height:
+        width, height = side, max(side, int(side * height / width))
+    else:
+        width, height = max(side, int(side * width / height)), side
+    scaled = _scaled(picture, width, height, preprocessing)
+    x, y = (width - side) // 2, (height - side) // 2
+    return np.ascontiguousarray(scaled[y : y + side, x : x + side])
+
+
+def fitted(picture: Picture, detail: str, preprocessing: Preprocessing) -> Rgb:
+    """The picture with both sides multiples of `tile`, its shape kept as far as that allows, within the tokens of `detail`.
+
+    Source: smart_resize of `transformers`' Qwen2VLImageProcessor.
+    """
+    unit, (width, height) = preprocessing.tile, picture.size
+    if max(width, height) > 200 * min(width, height):
+        raise EdgeVqaError(f"a picture of {width} x {height} pixels is too thin for this model", "cut it first")
+    most = preprocessing.low_tokens if detail == "low" else preprocessing.high_tokens
+    columns, rows = (max(1, round(n / unit)) for n in (width, height))
+    if columns * rows > most:
+        shrink = math.sqrt(width * height / (most * unit**2))
+        columns, rows = (max(1, math.floor(n / shrink / unit)) for n in (width, height))
+    elif columns * rows < preprocessing.min_tokens:
+        grow = math.sqrt(preprocessing.min_tokens * unit**2 / (width * height))
+        columns, rows = (math.ceil(n * grow / unit) for n in (width, height))
+    return _scaled(picture, columns * unit, rows * unit, preprocessing)
+
+
+def shrunk(picture: Picture, detail: str, preprocessing: Preprocessing) -> Rgb:
+    """The picture, scaled down where its longer side is above what `detail` allows."""
+    most, (width, height) = preprocessing.tile if detail == "low" else preprocessing.longest_edge, picture.size
+    scale = min(1.0, most / max(width, height))
+    return _scaled(picture, max(1, round(width * scale)), max(1, round(height * scale)), preprocessing)
+
+
+def _scaled(picture: Picture, width: int, height: int, preprocessing: Preprocessing) -> Rgb:
+    if picture.size == (width, height):
+        return picture.rgb
+    return np.array(Image.fromarray(picture.rgb).resize((width, height), _resample(preprocessing)))

@@ -1,17 +1,18 @@
 """Chat template + question -> the pieces around the picture.
 
-A piece is text for the tokenizer or a tile for the vision tower. The model's chat template was rendered by the converter
+A piece is text for the tokenizer or pixels for the vision tower. The model's chat template was rendered by the converter
 (`bundle.Prompt`); what the user typed is tokenised with special tokens switched off, so that nobody can inject a turn or a
 picture through a question.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.picture import Picture, Rgb, overview, slices
+from edge_vqa.picture import Picture, Rgb, crop, fitted, overview, shrunk, slices
 
 if TYPE_CHECKING:
     from edge_vqa.bundle import Preprocessing, Prompt
@@ -29,7 +30,7 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """Pixels for the vision tower: uint8 [tile, tile, 3]."""
+    """Pixels for the vision tower: uint8 [h, w, 3], of the size that it takes."""
 
     rgb: Rgb
 
@@ -46,13 +47,23 @@ def clean_question(question: str) -> str:
 
 
 def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing: Preprocessing) -> list[Piece]:
-    """The prefix: everything up to and including the picture.
-
-    `low` is the form that `transformers`' Idefics3Processor writes without image splitting, `high` the one with it:
-    rows of slices, then the overview.
-    """
+    """The prefix: everything up to the question's own text."""
     if detail not in DETAILS:
         raise EdgeVqaError(f"detail {detail!r} is unknown", f"use one of {', '.join(DETAILS)}")
+    if preprocessing.method == "tiles":
+        pieces = _tiles(picture, detail, prompt, preprocessing)
+    elif preprocessing.method == "dynamic":
+        pieces = [Text(prompt.before, True), Tile(fitted(picture, detail, preprocessing))]
+    elif preprocessing.method == "crop":
+        pieces = [Text(prompt.before, True), Tile(crop(picture, preprocessing))]
+    else:
+        pieces = [Text(prompt.before, True), Tile(shrunk(picture, detail, preprocessing))]
+    return [*pieces, Text(prompt.between, True)] if prompt.between else pieces
+
+
+def _tiles(picture: Picture, detail: str, prompt: Prompt, preprocessing: Preprocessing) -> list[Piece]:
+    """`low` is the form that `transformers`' Idefics3Processor writes without image splitting, `high` the one with it:
+    rows of slices, then the overview."""
     fence = "<fake_token_around_image>"
     pieces: list[Piece] = []
     text = prompt.before
@@ -73,6 +84,8 @@ def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing:
 def question_pieces(question: str, prompt: Prompt) -> list[Text]:
     """Everything after the picture, up to where the answer begins."""
     asked = clean_question(question)
+    if prompt.unicode:
+        asked = unicodedata.normalize(prompt.unicode, asked)  # type: ignore[arg-type]
     if prompt.instruction:
         asked = f"{asked} {prompt.instruction}"
     before, after = prompt.question.split("{question}")

@@ -25,7 +25,7 @@ HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2
 ORDER = (
     ("errors",),
     ("bundle", "device", "gguf_file", "metrics", "native", "trace"),
-    ("picture", "questions"),
+    ("class_token", "picture", "questions"),
     ("prompt", "vision", "confidence", "gate"),
     ("engine",),
     ("model",),

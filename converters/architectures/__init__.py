@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,33 +14,41 @@ from edge_vqa.bundle import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 Tensor = npt.NDArray[np.float32]
-KNOWN = ("idefics3", "smolvlm")
+KNOWN = ("idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "smolvlm")
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One tensor of the checkpoint: its name in the gguf, its shape, and what to do with its values."""
+    """Where a gguf tensor comes from: the checkpoint's tensor, its shape there, what to do with its values, and the shape
+    that comes of it (the same, unless given)."""
 
-    target: str
+    source: str
     shape: tuple[int, ...]
     change: Callable[[Tensor], Tensor] | None = None
+    changed: tuple[int, ...] | None = None
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        return self.changed or self.shape
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a checkpoint becomes two ggufs. Keys of `lm` and `vision` are checkpoint names; metadata values are int, float,
-    bool, str or lists of them."""
+    """How a checkpoint becomes two ggufs. Keys of `lm` and `vision` are gguf names; metadata values are int, float, bool,
+    str or lists of them."""
 
     lm: dict[str, Rule]
     vision: dict[str, Rule]
-    lm_extra: dict[str, Tensor]  # tensors that no checkpoint holds, by gguf name
-    optional: frozenset[str]
     lm_metadata: dict[str, Any]
     vision_metadata: dict[str, Any]
     vocabulary: int
     preprocessing: Preprocessing
     image_token: str  # what the chat template writes where the picture goes
-    required_tokens: tuple[str, ...]  # what the runtime writes around the picture: each one token
+    required_tokens: tuple[str, ...] = ()  # what the runtime writes around the picture: each one token
+    lm_extra: dict[str, Tensor] = field(default_factory=dict)  # tensors that no checkpoint holds, by gguf name
+    optional: frozenset[str] = frozenset()  # tensors of the checkpoint that may be missing
+    unused: str = r"(?!)"  # regular expression of tensors that a checkpoint may hold and nothing needs
+    renamed: tuple[tuple[str, str], ...] = ()  # prefix in some checkpoints -> the one that the rules use
 
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> tuple[str, Plan]:

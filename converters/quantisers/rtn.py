@@ -1,25 +1,102 @@
-"""Round to nearest: llama.cpp's own `llama_model_quantize`, without calibration data."""
+"""Round to nearest in llama.cpp's types, without calibration data: which type each tensor of the LM gets.
+
+A quantisation type of llama.cpp is a mix: K-types spend more bits on the tensors that suffer most. The rules are those of
+llama.cpp's `llama_tensor_get_type_impl` (src/llama-quant.cpp), so that files are the same as `llama-quantize` makes them,
+with one difference: rows that a K-type cannot take, see ODD_ROWS.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from edge_vqa import native
-from edge_vqa.errors import EdgeVqaError
+from converters import ggml
 
-# name -> llama_ftype
-TYPES = {"q8_0": 7, "q4_0": 2, "q4_1": 3, "q4_k_m": 15, "q3_k_m": 12}
+# name -> (tensor type, llama_ftype, tensor type of the output matrix)
+TYPES = {
+    "q8_0": ("q8_0", 7, "q8_0"),
+    "q6_k": ("q6_k", 18, "q6_k"),
+    "q5_k_m": ("q5_k", 17, "q6_k"),
+    "q4_k_m": ("q4_k", 15, "q6_k"),
+    "q4_k_s": ("q4_k", 14, "q6_k"),
+    "q4_1": ("q4_1", 3, "q6_k"),
+    "q4_0": ("q4_0", 2, "q6_k"),
+    "iq4_nl": ("iq4_nl", 25, "q6_k"),
+    "q3_k_m": ("q3_k", 12, "q6_k"),
+    "q3_k_s": ("q3_k", 11, "q6_k"),
+    "q2_k": ("q2_k", 10, "q6_k"),
+}
+FLOATS = {"f32": 0, "f16": 1, "bf16": 32}
+# Rows that are no multiple of 256 (576 in SmolVLM-256M) go into blocks of 32. llama.cpp takes q5_0 for q4_k, a fifth
+# larger, and q4_0 below; iq4_nl has the size of q4_0 and a table of levels that fits weights better.
+ODD_ROWS = {"q2_k": "iq4_nl", "q3_k": "iq4_nl", "q4_k": "iq4_nl", "q5_k": "q5_1", "q6_k": "q8_0"}
 
 
-def quantise(source: Path, target: Path, type_: str, threads: int) -> None:
-    """Quantise a float gguf. Rows that do not fit a K-type's blocks of 256 fall back to another type, as llama.cpp chooses."""
-    llama, _ = native.bindings()
-    params = llama.llama_model_quantize_default_params()
-    params.ftype = TYPES[type_]
-    params.nthread = threads
-    status = llama.llama_model_quantize(str(source).encode(), str(target).encode(), params)
-    if status != 0:
-        raise EdgeVqaError(
-            f"llama.cpp could not quantise to {type_} ({native.last_complaint() or f'status {status}'})",
-            "choose another --quant",
-        )
+@dataclass(frozen=True)
+class Shape:
+    """What the rules look at: the LM's layers and how many query heads share a key head."""
+
+    layers: int
+    heads_per_key: int
+
+
+def _more_bits(i: int, n: int) -> bool:
+    """The layers that get more bits in the _M mixes: first and last eighth, and every third in between."""
+    return i < n // 8 or i >= 7 * n // 8 or (i - n // 8) % 3 == 2
+
+
+def _type(name: str, type_: str, shape: Shape, v_seen: int, v_total: int, down_seen: int) -> str:
+    plain = TYPES[type_][0]
+    part = re.sub(r"^blk\.\d+\.", "", name)
+    if part == "attn_v.weight":
+        if type_ == "q2_k":
+            return "q4_k" if shape.heads_per_key >= 4 else "q3_k"
+        if type_ == "q3_k_m":
+            return "q5_k" if v_seen < 2 else "q4_k"
+        if type_ in ("q4_k_m", "q5_k_m") and _more_bits(v_seen, v_total):
+            return "q6_k"
+        if type_ == "q4_k_s" and v_seen < 4:
+            return "q5_k"
+        if type_ == "iq4_nl" and shape.heads_per_key >= 4:
+            return "q5_k"
+    elif part == "ffn_down.weight":
+        if type_ == "q2_k":
+            return "q3_k"
+        if type_ == "q3_k_m":
+            return "q5_k" if down_seen < shape.layers // 16 else "q4_k"
+        if type_ in ("q4_k_m", "q5_k_m") and _more_bits(down_seen, shape.layers):
+            return "q6_k"
+        if type_ in ("q4_k_s", "iq4_nl") and down_seen < shape.layers // 8:
+            return "q5_k"
+    elif part == "attn_output.weight":
+        return {"q2_k": "q3_k", "q3_k_m": "q4_k"}.get(type_, plain)
+    return plain
+
+
+def tensor_types(tensors: Iterable[tuple[str, tuple[int, ...]]], type_: str, shape: Shape) -> dict[str, str]:
+    """gguf name -> stored type, for the LM's tensors in file order with their shapes (slowest first).
+
+    Vectors stay f32. `f32`, `f16` and `bf16` store every matrix so.
+    """
+    tensors = list(tensors)
+    names = [name for name, _ in tensors]
+    chosen, v_seen, down_seen = {}, 0, 0
+    for name, size in tensors:
+        if len(size) < 2:
+            chosen[name] = "f32"
+            continue
+        if type_ in FLOATS:
+            chosen[name] = type_
+            continue
+        if name == "output.weight" or (name == "token_embd.weight" and "output.weight" not in names):
+            wanted = TYPES[type_][2]
+        else:
+            v_total = sum(other.endswith("attn_v.weight") for other in names)
+            wanted = _type(name, type_, shape, v_seen, v_total, down_seen)
+            v_seen += name.endswith("attn_v.weight")
+            down_seen += name.endswith("ffn_down.weight")
+        chosen[name] = wanted if ggml.fits(wanted, size) else ODD_ROWS.get(wanted, "f16")
+        if not ggml.fits(chosen[name], size):
+            chosen[name] = "f16"
+    return chosen
