@@ -110,7 +110,7 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         return Preprocessing(side, max(side, data.get("preproc_image_size", side)), tokens)
     if projector in ("qwen2vl_merger", "qwen2.5vl_merger"):
         unit = data["patch_size"] * data.get("spatial_merge_size", 2)
-        return Preprocessing(unit, unit * HIGH_TOKENS, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
     if projector == "mlp" and "v.class_embd" in vision.tensors and "image_grid_pinpoints" not in data:
         side = data["image_size"]
         return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "crop")

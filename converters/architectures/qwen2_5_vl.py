@@ -22,7 +22,7 @@ from converters.architectures.qwen2_vl import (
 from converters.architectures.text import args_of, text_rules
 from edge_vqa.errors import EdgeVqaError
 
-WINDOW = 112  # pixels; llama.cpp's own when the file names none
+WINDOW = 112  # pixels; llama.cpp knows no other for this architecture
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     raw = config.get("vision_config") or {}
     vision: VisionArgs = args_of(VisionArgs, raw)
     refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "silu")
+    if vision.window_size != WINDOW:
+        raise EdgeVqaError(f"attention windows of {vision.window_size} pixels are not supported", "use an original checkpoint")
     hidden, inner = vision.hidden_size, vision.intermediate_size
     rules = tower_rules(vision.depth, hidden, vision.patch_size, hidden * 4, vision.out_hidden_size, norm_biases=False)
     for i in range(vision.depth):
@@ -70,7 +72,6 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
             "clip.projector_type": "qwen2.5vl_merger",
             "clip.use_silu": True,
             "clip.vision.n_wa_pattern": full_attention_every(raw.get("fullatt_block_indexes", [7, 15, 23, 31]), vision.depth),
-            "clip.vision.window_size": vision.window_size,
             "clip.vision.patch_size": vision.patch_size,
             **tower_metadata(
                 preprocessor,

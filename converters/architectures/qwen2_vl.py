@@ -106,7 +106,7 @@ def preprocessing(preprocessor: dict[str, Any], patch_size: int, merge: int) -> 
     low = min(LOW_TOKENS, high)
     return Preprocessing(
         tile=side,
-        longest_edge=side * high,
+        longest_edge=side,  # no limit of its own
         tile_tokens=1,
         resample="bicubic",
         method="dynamic",

@@ -9,13 +9,22 @@ from typing import Any
 
 import torch
 from transformers import (
+    CLIPVisionConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
 
 from tests.conftest import CHECKPOINT
+from tests.converters import tokenizers
 
 VISION = {
     "hidden_size": 64,
@@ -46,15 +55,39 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 256,
 }
+CLIP_STATISTICS = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+KINDS = ("idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "smolvlm")
 
 
-def _as_published(folder: Path) -> None:
-    """Write the rope parameters as SmolVLM's config.json has them: an integer base beside a scaling of null."""
+def _as_published(folder: Path, kind: str) -> None:
+    """Write config.json as the published checkpoints have it, older than `transformers` 5.
+
+    SmolVLM: an integer rope base beside a scaling of null. Qwen: the LM's keys at the top level.
+    """
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config["text_config"].pop("rope_parameters")
-    config["text_config"] |= {"rope_theta": 100000, "rope_scaling": None}
+    text = config["text_config"]
+    rope = text.pop("rope_parameters")
+    if kind.startswith("qwen"):
+        text |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+        del config["text_config"]
+        config = text | config
+    else:
+        text |= {"rope_theta": 100000, "rope_scaling": None}
     path.write_text(json.dumps(config))
+
+
+def perturb(net: torch.nn.Module) -> None:
+    """Make every part matter: norms and biases away from 1 and 0, matrices large enough to carry the picture to the answer."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+            else:
+                parameter.mul_(4)
 
 
 def make(
@@ -63,36 +96,92 @@ def make(
     *,
     tied: bool = False,
     shards: bool = False,
-    published_rope: bool = False,
+    published: bool = False,
     dtype: Any = torch.float32,
     **text: Any,
 ) -> Path:
-    """Write a checkpoint of `kind` (idefics3 or smolvlm) with the embedded model's tokenizer."""
+    """Write a checkpoint of `kind`: Idefics3 and SmolVLM with the embedded model's tokenizer, others with small ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}.get(kind)
+    torch.manual_seed(0)
+    net = build(folder, tied, text) if build else _idefics3(folder, kind, tied, text)
+    perturb(net)
+    net.to(dtype).save_pretrained(folder, max_shard_size="100KB" if shards else "5GB")
+    if published:
+        _as_published(folder, kind)
+    return folder
+
+
+def _idefics3(folder: Path, kind: str, tied: bool, text: dict[str, Any]) -> Any:
     base = json.loads((CHECKPOINT / "config.json").read_text())
-    vocabulary = base["text_config"]["vocab_size"]
     config_class, model_class = {
         "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
         "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
     }[kind]
-    config = config_class(
-        vision_config=VISION,
-        text_config={**TEXT, "vocab_size": vocabulary, "tie_word_embeddings": tied, **text},
-        image_token_id=base["image_token_id"],
-        scale_factor=2,
-        tie_word_embeddings=tied,
-    )
-    torch.manual_seed(0)
-    net = model_class(config)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            if parameter.ndim == 1:  # norms and biases away from 1 and 0
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    net.to(dtype).save_pretrained(folder, max_shard_size="100KB" if shards else "5GB")
-    if published_rope:
-        _as_published(folder)
+    vocabulary = base["text_config"]["vocab_size"]
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / name, folder / name)
     processor = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
     processor |= {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return folder
+    return model_class(
+        config_class(
+            vision_config=VISION,
+            text_config={**TEXT, "vocab_size": vocabulary, "tie_word_embeddings": tied, **text},
+            image_token_id=base["image_token_id"],
+            scale_factor=2,
+            tie_word_embeddings=tied,
+        )
+    )
+
+
+def _qwen_text(folder: Path, tied: bool, text: dict[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+    used = tokenizers.qwen2(folder)
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ids = {entry["content"]: entry["id"] for entry in found}
+    processor = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 1280, "patch_size": 14, "merge_size": 2, **CLIP_STATISTICS}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = {
+        **{key: value for key, value in TEXT.items() if key not in ("model_type", "pad_token_id", "eos_token_id")},
+        "vocab_size": used + 5,  # more rows than tokens, and an odd number of them, as in Qwen2-VL
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]},
+        "eos_token_id": ids["<|im_end|>"],
+        **text,
+    }
+    roles = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    roles |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    return made, {role: ids[token] for role, token in roles.items()} | {"tie_word_embeddings": tied}
+
+
+def _qwen2_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    made, ids = _qwen_text(folder, tied, text)
+    tower = {"depth": 3, "embed_dim": 64, "hidden_size": 64, "num_heads": 4, "mlp_ratio": 2}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=made, vision_config=tower, **ids))
+
+
+def _qwen2_5_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    made, ids = _qwen_text(folder, tied, text)
+    tower = {
+        **{"depth": 4, "hidden_size": 64, "intermediate_size": 100, "num_heads": 4, "out_hidden_size": 64},
+        "fullatt_block_indexes": [1, 3],
+    }
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=made, vision_config=tower, **ids))
+
+
+def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    used = tokenizers.llama(folder)
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    image = next(entry["id"] for entry in found if entry["content"] == "<image>")
+    processor = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "resample": 3, **CLIP_STATISTICS}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = {**TEXT, "vocab_size": used + 3, "bos_token_id": 1, "eos_token_id": 2, **text}
+    tower = {**VISION, "num_hidden_layers": 4, "image_size": 56, "patch_size": 14, "projection_dim": 64}
+    return LlavaForConditionalGeneration(
+        LlavaConfig(
+            text_config=LlamaConfig(**{**made, "tie_word_embeddings": tied}),
+            vision_config=CLIPVisionConfig(**tower),
+            image_token_index=image,
+            image_seq_length=16,
+            tie_word_embeddings=tied,
+        )
+    )

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from edge_vqa.bundle import Bundle
 from edge_vqa.engine import Engine
-from edge_vqa.picture import Picture
+from edge_vqa.picture import Picture, Rgb
 from edge_vqa.prompt import Piece, Text, Tile, picture_pieces, question_pieces
 from edge_vqa.trace import Trace
+
+IMAGE_TOKENS = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}  # others write <image>
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +44,10 @@ class Reference:
         self.net = AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager"
         ).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(checkpoint / "tokenizer.json"))
+        processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
+        self.mean = torch.tensor(processor["image_mean"]).reshape(3, 1, 1)
+        self.std = torch.tensor(processor["image_std"]).reshape(3, 1, 1)
         self.bundle = bundle
         self.pixels = bundle.manifest.runtime.preprocessing
         self.engine = Engine(bundle.files["lm"], bundle.files["vision"], self.pixels, kv_type="f32")
@@ -61,11 +68,12 @@ class Reference:
         assert isinstance(trace, Trace)
         ids = self.ids([*prefix, *asked])
         answer = [token.id for token in trace.tokens]
-        tiles = np.stack([piece.rgb for piece in prefix if isinstance(piece, Tile)])
-        # llama.cpp's patch convolution takes float16 pixels
-        values = ((torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5).half().float()[None]
+        inputs = self.inputs([piece.rgb for piece in prefix if isinstance(piece, Tile)])
+        tokens = torch.tensor([ids + answer[:-1]])
+        if self.bundle.manifest.architecture in IMAGE_TOKENS:
+            inputs["mm_token_type_ids"] = (tokens == self.net.config.image_token_id).long()
         with torch.no_grad():
-            out = self.net(input_ids=torch.tensor([ids + answer[:-1]]), pixel_values=values, output_hidden_states=True)
+            out = self.net(input_ids=tokens, output_hidden_states=True, **inputs)
         logits = out.logits[0, len(ids) - 1 :].numpy()
         hidden = out.hidden_states[-1][0, len(ids) - 1].numpy()
         return Compared(
@@ -76,9 +84,32 @@ class Reference:
             hidden_error=float(np.abs(hidden - trace.first_hidden).max() / np.abs(hidden).max()),
         )
 
+    def inputs(self, tiles: list[Rgb]) -> dict[str, Any]:
+        """What `transformers`' processors make of these very pixels."""
+        # llama.cpp's patch convolution takes float16 pixels
+        scaled = [torch.from_numpy(tile.copy()).permute(2, 0, 1).float() / 255 for tile in tiles]
+        values = [((tile - self.mean) / self.std).half().float() for tile in scaled]  # [3, h, w]
+        if self.bundle.manifest.architecture == "llava":
+            return {"pixel_values": torch.stack(values)}
+        if self.bundle.manifest.architecture not in IMAGE_TOKENS:
+            return {"pixel_values": torch.stack(values)[None]}
+        (value,), patch, merge = values, 14, 2
+        rows, columns = value.shape[1] // patch, value.shape[2] // patch
+        # [frame, 3, rows / 2, 2, 14, columns / 2, 2, 14] -> a row of 3 * 2 * 14 * 14 a patch, 2 x 2 neighbours together
+        cut = value.expand(2, 3, -1, -1).reshape(2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
+        flat = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
+        return {"pixel_values": flat, "image_grid_thw": torch.tensor([[1, rows, columns]])}
+
     def ids(self, pieces: list[Piece]) -> list[int]:
         """`transformers`' own tokenisation of the whole prompt, image tokens spelled out."""
-        tiles = "<image>" * self.pixels.tile_tokens
-        text = "".join(piece.text if isinstance(piece, Text) else tiles for piece in pieces)
+        token, text = IMAGE_TOKENS.get(self.bundle.manifest.architecture, "<image>"), ""
+        for piece in pieces:
+            if isinstance(piece, Text):
+                text += piece.text
+            else:
+                height, width, _ = piece.rgb.shape
+                dynamic = self.pixels.method == "dynamic"
+                side = self.pixels.tile
+                text += token * ((height // side) * (width // side) if dynamic else self.pixels.tile_tokens)
         encoded: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return encoded

@@ -1,0 +1,84 @@
+"""Small tokenizers of the real kinds, trained on made-up words: Qwen2's byte-level BPE and Llama's SentencePiece BPE."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_SPECIAL = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"),
+    *("<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+# What the published templates write for one user turn with a picture, a system prompt included where they add one
+QWEN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'].upper() }}: "
+    "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }} {% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+
+
+def _texts() -> list[str]:
+    rng, letters = Random(1), "etaoinshrdlucmfwygpbvk"
+    words = ["".join(rng.choices(letters, range(22, 0, -1), k=rng.randint(1, 8))) for _ in range(400)]
+    words += ["what", "is", "this", "the", "picture", "colour", "USER", "ASSISTANT", "You", "helpful", "don't", "12:45", "é", "中文"]
+    return [" ".join(rng.choices(words, k=12)).capitalize() + rng.choice("?.!\n") for _ in range(2000)]
+
+
+def _write(tokenizer: Tokenizer, folder: Path, template: str, **config: str | None) -> int:
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(template)
+    return int(tokenizer.get_vocab_size())
+
+
+def qwen2(folder: Path) -> int:
+    """Write Qwen2's kind of tokenizer; returns how many tokens it has."""
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    made.train_from_iterator(_texts(), trainer)
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in QWEN_SPECIAL])
+    config = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    return _write(made, folder, QWEN_TEMPLATE, bos_token=None, **config)
+
+
+def llama(folder: Path) -> int:
+    """Write Llama's kind of tokenizer, as LLaVA-1.5 has it; returns how many tokens it has."""
+    made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    decoding = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(decoding)
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    # trained word by word, as SentencePiece does, so that no piece spans two
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    made.train_from_iterator(_texts(), trainer)
+    made.pre_tokenizer = None  # type: ignore[assignment]
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
+    folder_json = json.loads(made.to_str())
+    # byte tokens are part of the vocabulary and not special: text cannot spell them
+    folder_json["added_tokens"] = [entry for entry in folder_json["added_tokens"] if entry["content"] not in bytes_]
+    made = Tokenizer.from_str(json.dumps(folder_json))
+    made.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    return _write(made, folder, LLAVA_TEMPLATE, **config)

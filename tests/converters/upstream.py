@@ -1,0 +1,105 @@
+"""What llama.cpp's own converter makes of our random checkpoints, written down for the tests.
+
+    python -m tests.converters.upstream LLAMA_CPP [--write]
+
+LLAMA_CPP is a source tree of the llama.cpp inside the installed llama-cpp-python (vendor/llama.cpp of its source
+distribution). For each architecture it prints the largest logit error against `transformers` of our f32 pair and of
+llama.cpp's, on the same pictures and questions, and with --write stores names, shapes, metadata and its error in
+tests/data/upstream/.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from converters.convert import Options, convert
+from edge_vqa import bundle as bundles
+from edge_vqa import gguf_file, ready
+from edge_vqa.bundle import Source
+from edge_vqa.picture import open_picture
+from tests.conftest import EXAMPLES
+from tests.converters.random_checkpoints import make
+from tests.converters.reference import Reference
+
+STORED = Path(__file__).parent.parent / "data" / "upstream"
+KINDS = ("idefics3", "qwen2_5_vl", "qwen2_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
+# Two aspect ratios, two questions on each
+ASKED = [(size, question) for size in ((300, 200), (120, 300)) for question in ("what is this? " * 5, "Is it red?")]
+
+# Its tokenizer check knows published vocabularies by a hash; ours are small ones of the same kind. Idefics3's LM is only
+# found under a class name that `transformers` does not write.
+_RUN = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(1, sys.argv[1] + "/gguf-py")
+from conversion.base import TextModel
+pre = sys.argv[2]
+TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+sys.argv = ["convert_hf_to_gguf.py", *sys.argv[3:]]
+runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
+"""
+
+
+def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str) -> tuple[Path, Path]:
+    """LM and mmproj in f32, by llama.cpp's converter."""
+    folder.mkdir(parents=True)
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    if "text_config" in config:
+        text = config["text_config"]
+        config["text_config"] = text | {"architectures": ["VLlama3ForCausalLM"]} if "qwen" not in kind else text
+        path.write_text(json.dumps(config))
+    pre = "qwen2" if "qwen" in kind else "smollm"
+    for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
+        command = [sys.executable, "-c", _RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
+        done = subprocess.run([*command, *more], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr[-2000:])
+    return folder / "lm.gguf", folder / "mmproj.gguf"
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Tensors with their shapes, and metadata without long lists (vocabularies are compared by their tokens' number)."""
+    header = gguf_file.read(path)
+    short = {k: (len(v) if isinstance(v, list) and len(v) > 16 else v) for k, v in header.metadata.items()}
+    return {"tensors": {name: list(shape) for name, (shape, _, _) in sorted(header.tensors.items())}, "metadata": short}
+
+
+def largest_error(checkpoint: Path, folder: Path) -> float:
+    """Largest first-token logit error of a bundle against `transformers`, as a share of the logits' range."""
+    reference = Reference(checkpoint, bundles.read(folder))
+    try:
+        photo = Image.open(EXAMPLES / "cat.jpg")
+        compared = [reference.compare(open_picture(photo.resize(size)), question, "low") for size, question in ASKED]
+        return max(one.error for one in compared)
+    finally:
+        reference.close()
+
+
+def main() -> None:
+    llama_cpp, write = Path(sys.argv[1]), "--write" in sys.argv
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            checkpoint = make(folder / "checkpoint", kind, published=kind == "smolvlm")
+            convert(checkpoint, folder / "ours", Options(quant="f32", vision_type="f32"))
+            ours = largest_error(checkpoint, folder / "ours")
+            lm, vision = convert_upstream(llama_cpp, checkpoint, folder / "upstream", kind)
+            made = ready.adopt(lm, vision, folder / "theirs", source=Source("upstream"))
+            theirs = largest_error(checkpoint, folder / "theirs")
+            print(f"{kind:<12} logit error / range: ours {ours:.2e}, llama.cpp's converter {theirs:.2e} ({made.architecture})")
+            if write:
+                STORED.mkdir(parents=True, exist_ok=True)
+                stored = {"error": theirs, "lm": summary(lm), "vision": summary(vision)}
+                (STORED / f"{kind}.json").write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
