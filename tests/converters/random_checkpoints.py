@@ -87,7 +87,7 @@ def perturb(net: torch.nn.Module) -> None:
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:
-                parameter.mul_(4)
+                parameter.mul_(2.5)
 
 
 def make(

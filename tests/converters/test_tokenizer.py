@@ -1,13 +1,21 @@
-"""llama.cpp tokenises as `tokenizers` does: 1,000 strings."""
+"""llama.cpp tokenises as `tokenizers` does: 1,000 strings for each kind of tokenizer."""
 
 from __future__ import annotations
 
+import unicodedata
+from pathlib import Path
 from random import Random
 
-from transformers import AutoTokenizer
+import pytest
+from tokenizers import Tokenizer
 
+from converters.convert import Options, convert
+from edge_vqa import bundle as bundles
+from edge_vqa.engine import Engine
 from edge_vqa.model import Model
 from tests.conftest import CHECKPOINT, Asked
+from tests.converters.random_checkpoints import make
+from tests.converters.tokenizers import QWEN_SPECIAL
 
 SPECIAL = (
     "<|im_start|>",
@@ -24,20 +32,34 @@ PIECES = (
 )
 
 
-def strings(asked: list[Asked]) -> list[str]:
+def strings(asked: list[Asked], special: tuple[str, ...]) -> list[str]:
     rng = Random(7)
     made = [question for _, _, question, _ in asked[:200]]
     made += ["".join(rng.choices(PIECES, k=rng.randint(1, 40))) for _ in range(500)]
-    made += ["".join(rng.choices((*PIECES, *SPECIAL), k=rng.randint(1, 20))) for _ in range(200)]
+    made += ["".join(rng.choices((*PIECES, *special), k=rng.randint(1, 20))) for _ in range(200)]
     made += ["".join(chr(rng.choice((rng.randint(32, 126), rng.randint(160, 0x2FFF)))) for _ in range(20)) for _ in range(100)]
     return made
 
 
-def test_a_thousand_strings_with_special_tokens(model: Model, easy_questions: list[Asked]) -> None:
-    reference = AutoTokenizer.from_pretrained(CHECKPOINT)
-    texts = strings(easy_questions)
+@pytest.mark.parametrize("kind", ["mini", "qwen2_vl", "llava"])
+def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_questions: list[Asked], tmp_path: Path) -> None:
+    """mini: SmolLM's kind of byte-level BPE; qwen2_vl: Qwen2's; llava: SentencePiece with byte fallback."""
+    folder, engine = CHECKPOINT, model._engine
+    if kind != "mini":
+        folder = make(tmp_path / "checkpoint", kind)
+        convert(folder, tmp_path / "bundle", Options(quant="q8_0"))
+        bundle = bundles.read(tmp_path / "bundle")
+        engine = Engine(bundle.files["lm"], bundle.files["vision"], bundle.manifest.runtime.preprocessing)
+    reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = {"mini": SPECIAL, "qwen2_vl": QWEN_SPECIAL, "llava": ("<s>", "</s>", "<image>")}[kind]
+    texts = strings(easy_questions, special)
+    if kind == "qwen2_vl":  # the runtime puts text into the tokenizer's normal form; see Prompt.unicode
+        assert bundle.manifest.prompt.unicode == "NFC"
+        texts = [unicodedata.normalize("NFC", text) for text in texts]
     assert len(texts) == 1000
     wrong = [
-        text for text in texts if model._engine.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False)
+        text
+        for text in texts
+        if engine.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False).ids
     ]
     assert not wrong, f"{len(wrong)} of 1000 differ, first: {wrong[0]!r}"
