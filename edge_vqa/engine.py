@@ -86,6 +86,8 @@ class Engine:
         settings.embeddings = True  # logits and final hidden state from the same call
         settings.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
         settings.type_k = settings.type_v = KV_TYPES[kv_type]
+        if kv_type == "f32":  # asks for exactness: flash attention would round to float16 on the way
+            settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         settings.no_perf = True
         self._context = llama.llama_init_from_model(self._model, settings)
         if not self._context:
