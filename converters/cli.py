@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from edge_vqa.errors import EdgeVqaError, run
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+COMMANDS = ("convert", "inspect", "compare")
+
+
+class ConvertByDefault(TyperGroup):
+    """`edge-vqa-convert FOLDER -o BUNDLE` means `edge-vqa-convert convert FOLDER -o BUNDLE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*COMMANDS, "--help", "-h"):
+            args = ["convert", *args]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="edge-vqa-convert",
+    cls=ConvertByDefault,
+    help="Make bundles of Hugging Face checkpoints and gguf files, look into them, and compare them.",
+    epilog="Example: edge-vqa-convert SmolVLM-500M-Instruct -o smolvlm --quant rtn:q4_k_m",
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
@@ -18,24 +41,68 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+
+
+def _needs(*modules: str, extra: str) -> None:
+    for module in modules:
+        try:
+            __import__(module)
+        except ImportError:
+            raise EdgeVqaError(f"{module} is not installed", f'pip install "edge-vqa[{extra}]"') from None
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on a terminal, nothing elsewhere: report(step, done, total)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    terminal = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        yield report
+
 
 @app.command(
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa-convert recipes/mini/checkpoint -o mini-q4 --quant rtn:q4_k_m\n
-  edge-vqa-convert SmolVLM-256M-Instruct -o smolvlm --quant rtn:q8_0 --instruction "Answer briefly."
+  edge-vqa-convert Qwen2-VL-2B-Instruct -o qwen --quant mbq+hqq:q4_1 --calibration questions.jsonl\n
+  edge-vqa-convert lm-f16.gguf --mmproj mmproj-f16.gguf -o bundle --quant rtn:q4_k_m\n
+  edge-vqa-convert folder-with-a-gguf-pair -o bundle --quant keep\n\n
+[bold]METHOD[/bold] is one of\n
+  rtn               llama.cpp's rounding: f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_k_s q4_1 q4_0 iq4_nl q3_k_m q3_k_s q2_k\n
+  hqq               half-quadratic quantisation: q4_1\n
+  mbq+rtn, mbq+hqq  modality-balanced equalisation first, then rounding (needs --calibration)\n
+  mbq-imatrix       rounding weighted by modality-balanced importance (needs --calibration)\n
+  keep              a gguf pair as it is
 """
 )
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint (Idefics3, SmolVLM, SmolVLM2).")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder of a Hugging Face checkpoint, or a float gguf pair (its folder, or the LM's file).")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder of the new bundle.")],
-    quant: Annotated[
-        str,
-        typer.Option(metavar="METHOD:TYPE", help="How the LM is stored: rtn: f32 f16 bf16 q8_0 q4_0 q4_1 q4_k_m q3_k_m."),
-    ] = "rtn:q4_k_m",
+    quant: Annotated[str, typer.Option(metavar="METHOD:TYPE", help="How the LM is stored, see below.")] = "rtn:q4_k_m",
     vision_type: Annotated[
         str, typer.Option(metavar="TYPE", help="How the vision tower is stored: f32 f16 q8_0 q4_0.")
-    ] = "f16",
+    ] = "q8_0",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="QUESTIONS.jsonl", help="Pictures, questions and answers that MBQ looks at; a hundred will do."),
+    ] = None,
+    mmproj: Annotated[Path | None, typer.Option(metavar="FILE", help="Vision tower of an LM gguf.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Jinja chat template to use instead of the model's.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the bundle (default: the folder's).")] = None,
     version: Annotated[str, typer.Option("--bundle-version", help="Version of the bundle.")] = "1",
     licence: Annotated[str, typer.Option(help="Licence of the weights.")] = "unknown",
@@ -47,24 +114,20 @@ def convert(
     detail: Annotated[str, typer.Option(metavar="low|high", help="Default detail of pictures.")] = "low",
     threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: all).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Convert a Hugging Face checkpoint into a bundle for `edge-vqa ask --model`."""
+    """Convert a Hugging Face checkpoint or a gguf pair into a bundle for `edge-vqa ask --model`."""
     del debug
-    try:
-        import gguf  # noqa: F401
-        import jinja2  # noqa: F401
-    except ImportError as error:
-        raise EdgeVqaError(f"{error.name} is not installed", 'pip install "edge-vqa[convert]"') from None
-    from rich.console import Console
-    from rich.progress import Progress
-
+    _needs("gguf", "jinja2", "rich", extra="convert")
     from converters.convert import Options, convert
     from edge_vqa.device import cores
 
     options = Options(
         quant=quant,
         vision_type=vision_type,
+        calibration=calibration,
+        mmproj=mmproj,
+        chat_template=_text_of(chat_template),
         name=name,
         version=version,
         licence=licence,
@@ -77,20 +140,76 @@ def convert(
         threads=threads or cores(),
         force=force,
     )
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
-        tasks: dict[str, object] = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done)  # type: ignore[arg-type]
-
+    if vision_type == "q4_0":
+        print("edge-vqa-convert: a q4_0 vision tower costs accuracy on most models; compare it with q8_0", file=sys.stderr)
+    with _progress() as report:
         manifest = convert(checkpoint, output, options, report)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     quantisation = manifest.quantisation
     print(f"{output}: {size:.2f} MB, {quantisation.bits_per_weight:.2f} bits a weight in the LM")
     print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {output}')
+
+
+def _text_of(path: Path | None) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8") if path else None
+    except (OSError, ValueError) as error:
+        raise EdgeVqaError(f"{path} cannot be read ({error})", "give a text file") from None
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-convert inspect edge_vqa/bundles/mini\n
+  edge-vqa-convert inspect lm.gguf --tensors\n
+  edge-vqa-convert inspect SmolVLM-500M-Instruct --json
+"""
+)
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, a gguf file, or the folder of a checkpoint or of gguf files.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its shape and type.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list, every tensor included.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what is inside: architecture, weights and bits by group of tensors, vision tower, chat template."""
+    del debug
+    _needs("gguf", "rich", extra="convert")
+    from converters.inspect import inspect
+
+    sections = inspect(path)
+    if json_:
+        listed = [
+            dataclasses.asdict(section) | {"groups": [dataclasses.asdict(group) for group in section.groups]}
+            for section in sections
+        ]
+        print(json.dumps(listed))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    for section in sections:
+        console.print(f"[bold]{section.title}[/bold]")
+        for word, fact in section.facts.items():
+            console.print(f"  {word:<15} {fact}", markup=False)
+        table = Table(box=box.SIMPLE, pad_edge=False)
+        columns = ("tensor", "shape", "type", "bits") if tensors else ("tensors", "number", "weights", "MB", "bits", "types")
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 or column in ("types", "type", "shape") else "right")
+        if tensors:
+            for stored in section.tensors:
+                shape = " x ".join(map(str, stored.shape))
+                table.add_row(stored.name, shape, stored.type, f"{8 * stored.bytes / stored.weights:.2f}")
+        else:
+            for group in section.groups:
+                types = ", ".join(f"{type_} {n}" for type_, n in group.types.items())
+                row = (f"{group.tensors}", f"{group.weights:,}", f"{group.bytes / 1e6:.2f}", f"{group.bits:.2f}")
+                table.add_row(group.name, *row, types)
+            weights, size = sum(t.weights for t in section.tensors), sum(t.bytes for t in section.tensors)
+            bits = f"{8 * size / max(1, weights):.2f}"
+            table.add_row("all", f"{len(section.tensors)}", f"{weights:,}", f"{size / 1e6:.2f}", bits, "")
+        console.print(table)
 
 
 def main() -> None:

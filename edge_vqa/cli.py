@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="List, show and verify bundles.", no_args_is_help=True)
+models_app = typer.Typer(help="List, show, verify and download bundles.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
 ModelOption = Annotated[
@@ -277,6 +277,55 @@ def models_verify(
     found = bundles.read(name)
     bundles.verify(found, thorough=True)
     print(f"{found.name}: {len(found.files)} files intact")
+
+
+@models_app.command(
+    "pull",
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa models pull ggml-org/SmolVLM-500M-Instruct-GGUF\n
+  edge-vqa models pull ggml-org/Qwen2.5-VL-3B-Instruct-GGUF --file "*q4_k_m*"\n
+  edge-vqa models pull OWNER/REPO@REVISION --name mine\n\n
+The bundle lands in $EDGE_VQA_HOME (default ~/.cache/edge-vqa); --model takes its name.
+""",
+)
+def models_pull(
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO[@REVISION]", help="Repository on the Hugging Face hub.")],
+    file: Annotated[
+        list[str] | None,
+        typer.Option("--file", metavar="PATTERN", help="Which files, where there are several; may be repeated."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bundle (default: the repository's).")] = None,
+    instruction: Annotated[str, typer.Option(help="Text put behind every question.")] = "",
+    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")] = 32,
+    detail: Annotated[str, typer.Option(metavar="low|high", help="Default detail of pictures.")] = "low",
+    chat_template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Jinja chat template to use instead of the model's.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Download a gguf pair or a bundle from the Hugging Face hub."""
+    del debug
+    from edge_vqa.pull import pull
+
+    try:
+        template = chat_template.read_text(encoding="utf-8") if chat_template else None
+    except (OSError, ValueError) as error:
+        raise EdgeVqaError(f"{chat_template} cannot be read ({error})", "give a text file") from None
+    folder, manifest = pull(
+        repository,
+        file or [],
+        as_name=name,
+        force=force,
+        instruction=instruction,
+        max_tokens=max_tokens,
+        detail=detail,
+        template=template,
+    )
+    size = sum(stored.bytes for stored in manifest.files.values()) / 1e6
+    print(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")
+    print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {folder.name}')
 
 
 def main() -> None:
