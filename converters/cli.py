@@ -212,6 +212,66 @@ def inspect(
         console.print(table)
 
 
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-convert compare model-bf16 model-q4 --data questions.jsonl\n
+  edge-vqa-convert compare model-bf16 model-q8 model-q4 model-hqq --data questions.jsonl -o comparison\n\n
+-o writes compare.json (every question's figures included) and compare.png into a folder.
+"""
+)
+def compare(
+    reference: Annotated[str, typer.Argument(help="Bundle to compare with, usually of type bf16 or f16.")],
+    others: Annotated[list[str], typer.Argument(help="Bundles of the same model.")],
+    data: Annotated[Path, typer.Option(metavar="QUESTIONS.jsonl", help="Questions with answers.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write compare.json and compare.png.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: by model size).")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Measure what quantisation costs: accuracy, KL divergence, equal answers, calibration, size."""
+    del debug
+    _needs("rich", "matplotlib", extra="convert")
+    from converters import compare as comparison
+    from edge_vqa import bundle as bundles
+    from edge_vqa import questions as files
+    from edge_vqa.device import default_threads
+
+    first, rest = bundles.read(reference), [bundles.read(other) for other in others]
+    asked = files.read(data, labelled=True)[:limit]
+    with _progress() as report:
+        rows = comparison.compare(
+            first, rest, asked, threads=threads or default_threads(first.manifest.files["lm"].bytes), progress=report
+        )
+    text = comparison.as_json(rows, data.name)
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EdgeVqaError(f"{output} cannot be written ({error.strerror})", "choose another folder") from None
+        bundles.write_whole(output / "compare.json", lambda stream: stream.write(text.encode()))
+        bundles.write_whole(output / "compare.png", lambda stream: comparison.plot(rows, stream))
+    if json_:
+        print(text)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    header, *lines = comparison.table(rows)
+    made = Table(box=box.SIMPLE, pad_edge=False)
+    for number, column in enumerate(header):
+        made.add_column(column, justify="left" if number < 3 else "right", overflow="fold")
+    for line in lines:
+        made.add_row(*line)
+    console = Console(highlight=False)
+    console.print(made)
+    console.print(f"{len(asked)} questions of {data.name}; [95 % intervals by bootstrap over pictures]", markup=False)
+
+
 def main() -> None:
     run(app, "edge-vqa-convert")
 

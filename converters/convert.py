@@ -226,7 +226,8 @@ def convert(source: Path, output: Path, options: Options, progress: Progress = l
             meta = {"general.architecture": "clip"} | general | {k: v for k, v in model.vision.metadata.items() if k not in general}
             entries = vision_entries(model.vision, options.vision_type, options.threads)
             _write(vision, meta, entries, "vision tower", progress)
-            half, importance = model.lm, {}
+            half: Half = model.lm
+            importance: dict[str, Floats] = {}
             if method.calibrated:
                 from converters import calibration
 
@@ -258,12 +259,12 @@ def _keep(source: Path, output: Path, options: Options) -> Manifest:
         lm,
         vision,
         output,
+        Source(options.source or source.resolve().name, options.revision),
         force=options.force,
         name=options.name,
         version=options.version,
         licence=options.licence,
         description=options.description,
-        source=Source(options.source or source.resolve().name, options.revision),
         instruction=options.instruction,
         max_tokens=options.max_tokens,
         detail=options.detail,

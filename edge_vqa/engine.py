@@ -134,25 +134,29 @@ class Engine:
 
     # -- prompt -------------------------------------------------------------------------------------------------------
 
+    def embed(self, pieces: Sequence[Piece]) -> Iterator[list[int] | ImageTokens]:
+        """What the LM gets for these pieces: token ids and image embeddings. Nothing is decoded."""
+        assert self._vision is not None
+        for piece in pieces:
+            if isinstance(piece, Text):
+                yield self.tokenize(piece.text, special=piece.special)
+            else:
+                yield from self._vision.encode(piece.rgb)
+
     def open_prefix(self, pieces: Sequence[Piece]) -> None:
         """Encode and prefill everything up to and including the picture; questions then follow it."""
         self._clear(0)
         self._n_prefix = self._next = 0
-        assert self._vision is not None
         embeddings: list[Embeddings] = []
-        for piece in pieces:
-            if isinstance(piece, Text):
-                self._prefill(self.tokenize(piece.text, special=piece.special))
-                continue
-            for part in self._vision.encode(piece.rgb):
-                if isinstance(part, ImageTokens):
-                    self._room(self._n_prefix + len(part.embeddings), "the picture")
-                    self._decode_image(part, self._next)
-                    self._n_prefix += len(part.embeddings)
-                    self._next += part.n_positions
-                    embeddings.append(part.embeddings)
-                else:
-                    self._prefill(part)
+        for part in self.embed(pieces):
+            if isinstance(part, ImageTokens):
+                self._room(self._n_prefix + len(part.embeddings), "the picture")
+                self._decode_image(part, self._next)
+                self._n_prefix += len(part.embeddings)
+                self._next += part.n_positions
+                embeddings.append(part.embeddings)
+            else:
+                self._prefill(part)
         self._image_tokens = sum(len(e) for e in embeddings)
         self._image = np.concatenate(embeddings).mean(0)
 
@@ -237,22 +241,15 @@ class Engine:
 
         Log-probabilities and entropies come from the raw logits of the row that was decoded; nothing else is copied.
         """
-        if self._image is None or not self._n_prefix:
-            raise EdgeVqaError("no picture is open", "open one first")
-        tokens = [token for piece in pieces for token in self.tokenize(piece.text, special=piece.special)]
-        self._room(self._n_prefix + len(tokens), "the question")
-        self._clear(self._next)
-        self._decode_tokens(tokens[:-1], self._next)
-        position = self._next + len(tokens) - 1
-        budget = min(max_tokens, self.n_ctx - self._n_prefix - len(tokens))
+        position, token, cells = self._ask(pieces)
+        budget = min(max_tokens, self.n_ctx - cells)
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         steps: list[TokenTrace] = []
         hidden: list[npt.NDArray[np.float32]] = []
-        text, ended, token = "", False, tokens[-1]
+        text, ended = "", False
         while len(steps) < budget and not ended:
-            self._decode_tokens([token], position, output=True)
+            logits = self._logits(token, position)
             position += 1
-            logits = np.ctypeslib.as_array(self._llama.llama_get_logits_ith(self._context, -1), (self.n_vocab,))
             state = np.ctypeslib.as_array(self._llama.llama_get_embeddings_ith(self._context, -1), (self.n_embd,))
             hidden.append(state.copy())
             token = int(logits.argmax())
@@ -263,6 +260,7 @@ class Engine:
             steps.append(step)
             yield step
         text += decoder.decode(b"", final=True)
+        assert self._image is not None
         yield Trace(
             tokens=tuple(steps),
             text=text.strip(),
@@ -271,8 +269,35 @@ class Engine:
             first_hidden=hidden[0],
             answer_hidden=np.mean(hidden, axis=0, dtype=np.float32),
             image_tokens=self._image_tokens,
-            prompt_tokens=self._n_prefix + len(tokens),
+            prompt_tokens=cells,
         )
+
+    def score(self, pieces: Sequence[Text], answer: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log-probabilities [len(answer), n_vocab] before each token of a given answer to a question on the open picture."""
+        position, token, cells = self._ask(pieces)
+        self._room(cells + len(answer), "the answer")
+        rows = np.empty((len(answer), self.n_vocab), np.float32)
+        for row, following in zip(rows, answer, strict=True):
+            row[:] = self._logits(token, position)
+            token, position = following, position + 1
+        rows -= rows.max(1, keepdims=True)
+        rows -= np.log(np.exp(rows, dtype=np.float64).sum(1, keepdims=True)).astype(np.float32)
+        return rows
+
+    def _ask(self, pieces: Sequence[Text]) -> tuple[int, int, int]:
+        """Prefill a question but for its last token; that token's position, the token, and the cells taken with it."""
+        if self._image is None or not self._n_prefix:
+            raise EdgeVqaError("no picture is open", "open one first")
+        tokens = [token for piece in pieces for token in self.tokenize(piece.text, special=piece.special)]
+        self._room(self._n_prefix + len(tokens), "the question")
+        self._clear(self._next)
+        self._decode_tokens(tokens[:-1], self._next)
+        return self._next + len(tokens) - 1, tokens[-1], self._n_prefix + len(tokens)
+
+    def _logits(self, token: int, position: int) -> npt.NDArray[np.float32]:
+        """Decode one token; its logits [n_vocab], which the next call overwrites."""
+        self._decode_tokens([token], position, output=True)
+        return np.ctypeslib.as_array(self._llama.llama_get_logits_ith(self._context, -1), (self.n_vocab,))
 
     def close(self) -> None:
         """Free every native handle, in the order llama.cpp needs; safe to call twice."""

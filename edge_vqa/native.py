@@ -66,7 +66,7 @@ def ggml() -> ctypes.CDLL:
         llama, _ = bindings()
         # on Linux and macOS a library of its own, on Windows a DLL
         names = ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll")
-        found = [path for name in names for path in (Path(llama.__file__).parent / "lib").glob(name)]
+        found = [path for name in names for path in (Path(str(llama.__file__)).parent / "lib").glob(name)]
         _ggml = ctypes.CDLL(str(found[0]) if found else llama._lib._name)
         _ggml.ggml_get_name.restype = ctypes.c_char_p
         _ggml.ggml_get_name.argtypes = [ctypes.c_void_p]

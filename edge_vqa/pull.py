@@ -81,18 +81,20 @@ def pull(
     work = bundles.home() / "pulling" / f"{repository.replace('/', '--')}--{found.commit[:12]}"
     _check_space(work, chosen)
     paths = [fetch(found, file, work) for file in chosen]
-    if any(file.path == MANIFEST for file in chosen):
+    if chosen[0].path == MANIFEST:
         manifest = _take_bundle(found, work, output, force)
     else:
+        lm, vision = paths
         manifest = ready.adopt(
-            *paths,
+            lm,
+            vision,
             output,
+            Source(repository, found.commit),
             force=force,
             move=True,
             name=short,
             licence=found.licence,
             description=f"{repository.split('/')[1]}, {Path(chosen[0].path).stem}",
-            source=Source(repository, found.commit),
             instruction=instruction,
             max_tokens=max_tokens,
             detail=detail,

@@ -92,7 +92,7 @@ def main() -> None:
             convert(checkpoint, folder / "ours", Options(quant="f32", vision_type="f32"))
             ours = largest_error(checkpoint, folder / "ours")
             lm, vision = convert_upstream(llama_cpp, checkpoint, folder / "upstream", kind)
-            made = ready.adopt(lm, vision, folder / "theirs", source=Source("upstream"))
+            made = ready.adopt(lm, vision, folder / "theirs", Source("upstream"))
             theirs = largest_error(checkpoint, folder / "theirs")
             print(f"{kind:<12} logit error / range: ours {ours:.2e}, llama.cpp's converter {theirs:.2e} ({made.architecture})")
             if write:

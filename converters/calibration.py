@@ -1,0 +1,155 @@
+"""Calibration: runs questions through the float LM, layer by layer, and hands what it sees to MBQ.
+
+Pictures go through the bundle's own vision tower and prompt, so the LM sees here what it will see on the device. One layer
+is in memory at a time, whatever the size of the LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converters import ggml, writer
+from converters.ggml import Floats
+from converters.parts import Half
+from converters.quantisers import hqq, mbq
+from converters.writer import Entry
+from edge_vqa import questions as files
+from edge_vqa.engine import Engine
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.picture import open_picture
+from edge_vqa.prompt import picture_pieces, question_pieces
+from edge_vqa.questions import Question
+from edge_vqa.vision import ImageTokens
+
+if TYPE_CHECKING:
+    from converters.convert import Method, Model, Options, Progress
+
+MOST_QUESTIONS = 128  # as in the paper
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One question with its answer, as the LM gets it: n tokens.
+
+    embeddings: [n, hidden]. positions: [4, n]. vision, answer: masks [n]; `answer` marks the tokens whose logits predict the
+    answer, and `targets` are the answer's token ids.
+    """
+
+    embeddings: Floats
+    positions: Floats
+    vision: np.ndarray
+    answer: np.ndarray
+    targets: list[int]
+
+
+def apply(model: Model, method: Method, vision: Path, options: Options, progress: Progress) -> tuple[Half, dict[str, Floats]]:
+    """The LM with MBQ's scales folded in, and the importance of channels, by gguf name; each only if `method` wants it."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise EdgeVqaError("torch is not installed", 'pip install "edge-vqa[calibrate]"') from None
+    from converters.convert import lm_types
+
+    assert options.calibration is not None
+    asked = files.read(options.calibration, labelled=True)[:MOST_QUESTIONS]
+    samples = collect(model, vision, asked, options.threads, lambda done: progress("calibration", done, len(asked)))
+    types = lm_types(model.lm, method.type)
+
+    def rounded(name: str, values: Floats, importance: Floats | None = None) -> Floats:
+        """A tensor after a round trip through the quantiser that will be used."""
+        if method.rounding == "hqq" and types[name] == hqq.TYPE:
+            return ggml.dequantise(hqq.quantise(values, threads=options.threads), types[name])
+        coded = ggml.quantise(values, types[name], importance=importance, threads=options.threads)
+        return ggml.dequantise(coded, types[name])
+
+    return mbq.calibrate(
+        model.lm,
+        samples,
+        rounded if method.equalise else None,
+        importance=method.importance,
+        progress=lambda step, done, total: progress(step, done, total),
+    )
+
+
+def collect(
+    model: Model, vision: Path, asked: list[Question], threads: int, progress: Callable[[int], None] = lambda done: None
+) -> list[Sample]:
+    """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM of one layer."""
+    with TemporaryDirectory(dir=vision.parent) as folder:
+        stub = Path(folder) / "stub.gguf"
+        _write_stub(stub, model.lm, threads)
+        engine = Engine(stub, vision, model.preprocessing, context=64, threads=threads)
+        try:
+            table = _Embeddings(model.lm)
+            made = []
+            for number, question in enumerate(asked, 1):
+                made.append(_sample(model, engine, table, question))
+                progress(number)
+            return made
+        finally:
+            engine.close()
+
+
+def _write_stub(path: Path, lm: Half, threads: int) -> None:
+    kind = lm.metadata["general.architecture"]
+    count = lm.metadata[f"{kind}.block_count"]
+    entries = []
+    for name, part in lm.tensors.items():
+        if not name.startswith("blk.") or name.startswith("blk.0."):
+            type_ = "f32" if len(part.shape) < 2 else "q8_0" if ggml.fits("q8_0", part.shape) else "f16"
+            entries.append(Entry(name, part.shape, type_, part.read, part.origin, _coder(type_, threads)))
+    one = replace(count, value=1) if hasattr(count, "value") else 1
+    writer.write(path, lm.metadata | {f"{kind}.block_count": one}, entries, lambda _: None)
+
+
+def _coder(type_: str, threads: int) -> writer.Coder:
+    return lambda values: ggml.quantise(values, type_, threads=threads)
+
+
+class _Embeddings:
+    """The embedding table, float16 to keep it small."""
+
+    def __init__(self, lm: Half) -> None:
+        self._table = lm.tensors["token_embd.weight"].read().astype(np.float16)
+
+    def __call__(self, tokens: list[int]) -> Floats:
+        return self._table[tokens].astype(np.float32)
+
+
+def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question) -> Sample:
+    prompt = model.prompt
+    pieces = [
+        *picture_pieces(open_picture(question.image), prompt.detail, prompt, model.preprocessing),
+        *question_pieces(question.question, prompt),
+    ]
+    # an answer follows "Assistant:" with a space, and a line break without one
+    lead = "" if (prompt.question.partition("{question}")[2] + prompt.after)[-1:].isspace() else " "
+    targets = engine.tokenize(lead + max(question.answers, key=question.answers.count), special=False)
+    targets += engine.tokenize(prompt.stop[0], special=True) if prompt.stop else []
+    embeddings, positions, vision = [], [], []
+    place = 0
+    for part in (*engine.embed(pieces), targets[:-1]):
+        if isinstance(part, ImageTokens):
+            n = len(part.embeddings)
+            embeddings.append(part.embeddings)
+            plain = np.tile(np.arange(n), (4, 1))
+            positions.append(place + (plain if part.positions is None else part.positions))
+            place += part.n_positions
+        else:
+            n = len(part)
+            embeddings.append(table(part))
+            positions.append(np.tile(np.arange(place, place + n), (4, 1)))
+            place += n
+        vision.append(np.full(n, isinstance(part, ImageTokens)))
+    seen = np.concatenate(vision)
+    answer = np.zeros(len(seen), bool)
+    answer[-len(targets) :] = True
+    joined = np.concatenate(positions, 1).astype(np.float32)
+    return Sample(np.concatenate(embeddings).astype(np.float32), joined, seen, answer, targets)
+

@@ -1,0 +1,242 @@
+"""What quantisation costs: bundles against a reference of the same model, on the same questions.
+
+- accuracy: mean VQA accuracy of greedy answers.
+- KL: divergence of the bundle's token distribution from the reference's, in nats, before each token of the reference's greedy
+  answer; the mean over tokens, then over questions.
+- same: share of questions with the same greedy answer as the reference's.
+- ECE of MaxProb: 15 equal-mass bins.
+Intervals are 95 %, by bootstrap over pictures, because questions on one picture fail together.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_vqa import bundle as bundles
+from edge_vqa.bundle import Bundle
+from edge_vqa.engine import Engine
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.metrics import ece, vqa_accuracy
+from edge_vqa.picture import open_picture
+from edge_vqa.prompt import picture_pieces, question_pieces
+from edge_vqa.questions import Question
+from edge_vqa.trace import Trace
+
+Floats = npt.NDArray[np.float64]
+DRAWS, SEED = 2000, 0
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A mean with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One bundle. accuracy_each, kl_each and same_each have one value a question, in the order of the file."""
+
+    name: str
+    quantisation: str
+    vision: str
+    bits_per_weight: float
+    lm_bytes: int
+    bytes: int
+    accuracy: Figure
+    kl: Figure
+    same: Figure
+    ece: float
+    accuracy_each: Floats
+    kl_each: Floats
+    same_each: Floats
+
+
+def bootstrap(values: Floats, pictures: Sequence[str]) -> Figure:
+    """Mean over questions with its 95 % interval over draws of pictures."""
+    _, place = np.unique(np.asarray(pictures), return_inverse=True)
+    sums, counts = np.bincount(place, values), np.bincount(place)
+    rng = np.random.default_rng(SEED)
+    drawn = rng.integers(0, len(sums), (DRAWS, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Figure(float(values.mean()), float(low), float(high))
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """A bundle's greedy answers: token ids and text, accuracy and MaxProb."""
+
+    tokens: list[list[int]]
+    texts: list[str]
+    accuracy: Floats
+    maxprob: Floats
+
+
+def compare(
+    reference: Bundle,
+    others: Sequence[Bundle],
+    questions: Sequence[Question],
+    *,
+    threads: int = 1,
+    progress: Progress = lambda step, done, total: None,
+) -> list[Row]:
+    """The reference and every other bundle, in this order. Questions need answers. Raises EdgeVqaError."""
+    for bundle in (reference, *others):
+        bundles.verify(bundle)
+    pictures = [str(question.image) for question in questions]
+    with tempfile.TemporaryFile() as rows:  # the reference's distributions: n_vocab floats a token, too much for memory
+        answered = _run(reference, questions, threads, lambda n: progress(reference.name, n, len(questions)), None, rows)
+        made = [_row(reference, answered[0], answered, pictures)]
+        for other in others:
+            rows.seek(0)
+            theirs = _run(other, questions, threads, lambda n, name=other.name: progress(name, n, len(questions)), answered[0], rows)
+            made.append(_row(other, answered[0], theirs, pictures))
+    return made
+
+
+def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats], pictures: list[str]) -> Row:
+    answered, kl = result
+    same = np.array([a == b for a, b in zip(answered.texts, reference.texts, strict=True)], np.float64)
+    quantisation, files = bundle.manifest.quantisation, bundle.manifest.files
+    return Row(
+        name=bundle.name,
+        quantisation=f"{quantisation.method}:{quantisation.type}",
+        vision=quantisation.vision_type,
+        bits_per_weight=quantisation.bits_per_weight,
+        lm_bytes=files["lm"].bytes,
+        bytes=files["lm"].bytes + files["vision"].bytes,
+        accuracy=bootstrap(answered.accuracy, pictures),
+        kl=bootstrap(kl, pictures),
+        same=bootstrap(same, pictures),
+        ece=ece(answered.maxprob, answered.accuracy),
+        accuracy_each=answered.accuracy,
+        kl_each=kl,
+        same_each=same,
+    )
+
+
+def _run(
+    bundle: Bundle,
+    questions: Sequence[Question],
+    threads: int,
+    done: Callable[[int], None],
+    reference: _Answered | None,
+    rows: BinaryIO,
+) -> tuple[_Answered, Floats]:
+    """Answers of a bundle and its KL from the reference; without one, its distributions are written to `rows`."""
+    prompt, pixels = bundle.manifest.prompt, bundle.manifest.runtime.preprocessing
+    engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=threads)
+    try:
+        if engine.n_vocab < 2:
+            raise EdgeVqaError(f"{bundle.name} has no vocabulary", "convert the bundle again")
+        tokens, texts, accuracy, maxprob, kl = [], [], [], [], []
+        opened: Path | None = None
+        for number, question in enumerate(questions, 1):
+            if question.image != opened:
+                engine.open_prefix(picture_pieces(open_picture(question.image), prompt.detail, prompt, pixels))
+                opened = question.image
+            asked = question_pieces(question.question, prompt)
+            *_, trace = engine.answer(asked, prompt.max_tokens)
+            assert isinstance(trace, Trace)
+            tokens.append([step.id for step in trace.tokens])
+            texts.append(trace.text)
+            accuracy.append(vqa_accuracy(trace.text, question.answers))
+            maxprob.append(trace.maxprob)
+            given = reference.tokens[number - 1] if reference else tokens[-1]
+            ours = engine.score(asked, given)
+            if reference is None:
+                rows.write(ours.tobytes())
+                kl.append(0.0)
+            else:
+                kl.append(_divergence(rows, ours))
+            done(number)
+        return _Answered(tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
+    finally:
+        engine.close()
+
+
+def _divergence(rows: BinaryIO, ours: npt.NDArray[np.float32]) -> float:
+    stored = rows.read(ours.nbytes)
+    if len(stored) != ours.nbytes:
+        raise EdgeVqaError("the bundles have different vocabularies", "compare bundles of one model")
+    theirs = np.frombuffer(stored, np.float32).reshape(ours.shape).astype(np.float64)
+    # vocabularies may end in unused tokens of probability 0, whose share of the sum is 0
+    return float((np.exp(theirs) * (theirs - ours)).sum(1).mean())
+
+
+def table(rows: Sequence[Row]) -> Iterator[list[str]]:
+    """Header and lines of the comparison, as text; sizes in MB and as a share of the reference's."""
+    yield ["bundle", "LM", "vision", "bits", "LM MB", "all MB", "accuracy", "KL, 1e-3 nats", "same answers", "ECE"]
+    first = rows[0]
+    for row in rows:
+        yield [
+            row.name,
+            row.quantisation,
+            row.vision,
+            f"{row.bits_per_weight:.2f}",
+            f"{row.lm_bytes / 1e6:.2f} ({row.lm_bytes / first.lm_bytes:.1%})",
+            f"{row.bytes / 1e6:.2f} ({row.bytes / first.bytes:.1%})",
+            _interval(row.accuracy, 100, 1),
+            "0" if row is first else _interval(row.kl, 1000, 2),
+            _interval(row.same, 100, 1),
+            f"{row.ece:.3f}",
+        ]
+
+
+def _interval(figure: Figure, factor: float, digits: int) -> str:
+    value, low, high = (f"{factor * v:.{digits}f}" for v in (figure.value, figure.low, figure.high))
+    return f"{value} [{low}, {high}]"
+
+
+def as_json(rows: Sequence[Row], data: str) -> str:
+    """Everything measured, each question's figures included."""
+
+    def plain(value: object) -> object:
+        return np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value
+
+    listed = [{key: plain(value) for key, value in asdict(row).items()} for row in rows]
+    return json.dumps({"data": data, "questions": len(rows[0].kl_each), "reference": rows[0].name, "bundles": listed})
+
+
+def plot(rows: Sequence[Row], stream: BinaryIO) -> None:
+    """Accuracy and KL against megabytes, one point a bundle, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    methods = list(dict.fromkeys(row.quantisation.split(":")[0] for row in rows))
+    for axis, attribute, factor in ((left, "accuracy", 100.0), (right, "kl", 1000.0)):
+        for number, method in enumerate(methods):
+            chosen = [row for row in rows if row.quantisation.split(":")[0] == method and (axis is left or row is not rows[0])]
+            if not chosen:
+                continue
+            figures = [getattr(row, attribute) for row in chosen]
+            values = np.array([f.value for f in figures]) * factor
+            spread = np.array([[f.value - f.low for f in figures], [f.high - f.value for f in figures]]) * factor
+            megabytes = [row.lm_bytes / 1e6 for row in chosen]
+            axis.errorbar(megabytes, values, np.maximum(spread, 0), fmt="o", capsize=3, label=method, color=f"C{number}")
+            for x, y, row in zip(megabytes, values, chosen, strict=True):
+                axis.annotate(row.quantisation.split(":")[1], (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        axis.set_xlabel("language model, MB")
+        axis.grid(alpha=0.3)
+    left.set_ylabel("accuracy, %")
+    right.set_ylabel("KL from the reference, 1e-3 nats a token")
+    if len(rows) > 1:
+        right.set_yscale("log")
+    left.legend(fontsize=8)
+    figure.savefig(stream, format="png", dpi=120)
+    plt.close(figure)

@@ -1,0 +1,127 @@
+"""The LM's decoder layer in torch, over gguf names: what calibration runs, one layer at a time.
+
+Llama's layer and Qwen2's: RMS norm, grouped-query attention with rope, gated MLP. Where llama.cpp rotates neighbours (`llama`)
+rows of queries and keys have changed places in the gguf already, and so they are rotated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear, silu
+
+from converters.parts import Half
+from edge_vqa.errors import EdgeVqaError
+
+KNOWN = ("llama", "qwen2vl")
+PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+
+Weights = dict[str, Tensor]  # "attn_q.weight" -> tensor
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """What all layers share. sections: how many rotation frequencies go by time, row and column (M-RoPE), or None."""
+
+    layers: int
+    heads: int
+    keys: int
+    width: int
+    eps: float
+    frequencies: Tensor  # [width / 2]
+    sections: tuple[int, ...] | None
+    neighbours: bool
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm. x: [n, hidden]."""
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * weight
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """positions [4, n] (time, row, column, unused; all the same for text) -> angles [n, width / 2]."""
+        if self.sections is None:
+            return positions[0, :, None] * self.frequencies
+        which = torch.repeat_interleave(torch.arange(3), torch.tensor(self.sections[:3]))
+        return positions.T[:, which] * self.frequencies  # [n, width / 2]
+
+    def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Rope. x: [n, heads, width]."""
+        cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+        a, b = (x[..., 0::2], x[..., 1::2]) if self.neighbours else x.chunk(2, -1)
+        turned = a * cos - b * sin, a * sin + b * cos
+        return torch.stack(turned, -1).flatten(-2) if self.neighbours else torch.cat(turned, -1)
+
+    def attend(self, h: Tensor, w: Weights, angles: Tensor) -> Tensor:
+        """Normed input [n, hidden] -> heads side by side [n, heads * width], causal."""
+        n = len(h)
+        q, k, v = (linear(h, w[f"attn_{part}.weight"], w.get(f"attn_{part}.bias")) for part in "qkv")
+        q = self.rotate(q.view(n, self.heads, self.width), angles).transpose(0, 1)
+        k = self.rotate(k.view(n, self.keys, self.width), angles).transpose(0, 1)
+        v = v.view(n, self.keys, self.width).transpose(0, 1)
+        k, v = (t.repeat_interleave(self.heads // self.keys, 0) for t in (k, v))
+        scores = q @ k.transpose(1, 2) * self.width**-0.5  # [heads, n, n]
+        scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1)
+
+    def gated(self, h: Tensor, w: Weights) -> Tensor:
+        """Normed input [n, hidden] -> what goes into ffn_down [n, inner]."""
+        return silu(linear(h, w["ffn_gate.weight"])) * linear(h, w["ffn_up.weight"])
+
+    def layer(self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None) -> Tensor:
+        """One layer, [n, hidden] -> [n, hidden]. `see` is shown the input of each linear, and attention's and the MLP's outputs."""
+        h = self.norm(x, w["attn_norm.weight"])
+        see("attn_norm", h)
+        a = self.attend(h, w, angles)
+        see("attn_output", a)
+        out = linear(a, w["attn_output.weight"])
+        see("attention", out)
+        x = x + out
+        h = self.norm(x, w["ffn_norm.weight"])
+        see("ffn_norm", h)
+        m = self.gated(h, w)
+        see("ffn_down", m)
+        out = linear(m, w["ffn_down.weight"])
+        see("mlp", out)
+        return x + out
+
+
+def decoder_of(lm: Half) -> Decoder:
+    """Raises EdgeVqaError for an LM of another kind."""
+    kind = lm.metadata["general.architecture"]
+    blocks = {name.split(".", 2)[2].rsplit(".", 1)[0] for name in lm.tensors if name.startswith("blk.")}
+    if kind not in KNOWN or not set(PARTS) >= blocks:
+        raise EdgeVqaError(
+            f"calibration knows the decoder layers of {' and '.join(KNOWN)}, not those of {kind}", "use rtn or hqq without it"
+        )
+    heads, keys = lm.number("attention.head_count"), lm.number("attention.head_count_kv")
+
+    def value(key: str, default: float) -> float:
+        found = lm.metadata.get(f"{kind}.{key}", default)
+        return float(getattr(found, "value", found))
+
+    width = int(value("attention.key_length", lm.number("embedding_length") / heads))
+    base = value("rope.freq_base", 10000.0)
+    frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    if "rope_freqs.weight" in lm.tensors:
+        frequencies = frequencies / torch.from_numpy(lm.tensors["rope_freqs.weight"].read()).double()
+    sections = lm.metadata.get(f"{kind}.rope.dimension_sections")
+    return Decoder(
+        layers=lm.number("block_count"),
+        heads=heads,
+        keys=keys,
+        width=width,
+        eps=value("attention.layer_norm_rms_epsilon", 1e-5),
+        frequencies=frequencies.float(),
+        sections=tuple(getattr(sections, "value", sections)) if sections is not None else None,
+        neighbours=kind == "llama",
+    )
+
+
+def weights_of(lm: Half, layer: int) -> Weights:
+    """One layer's tensors, float32."""
+    prefix = f"blk.{layer}."
+    return {
+        name.removeprefix(prefix): torch.from_numpy(part.read()) for name, part in lm.tensors.items() if name.startswith(prefix)
+    }

@@ -1,0 +1,245 @@
+"""Modality-balanced quantisation: channels are scaled before rounding so that errors land where the answer feels them least.
+
+Source: Li et al., CVPR 2025 (arXiv 2412.19509). Vision tokens are many and forgiving, text tokens few and sensitive. Their
+weight is r = mean |gradient| at vision tokens / mean |gradient| at the answer's tokens, of the language-model loss, at the
+outputs of attention and of the MLP, each the median over layers. For each group of linears that share an input the scale
+s = mean |x|^a is searched over 20 values of a in [0, 1), minimising the error of the block's output after rounding,
+sum over text tokens + r * sum over vision tokens of |Y - Y'|.
+Scales are folded exactly: into the norms before q, k, v and before gate, up; into v for o (shared by the query heads of a
+key head), and into up for down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, linear
+
+from converters.decoder import Decoder, Weights, decoder_of, weights_of
+from converters.ggml import Floats
+from converters.parts import Half, Part
+
+if TYPE_CHECKING:
+    from converters.calibration import Sample
+
+RATIOS = 20
+GRADIENT_BYTES = 2 << 30  # for the inputs of all layers, which the backward pass needs
+# group: linears that share an input -> where 1 / s goes
+GROUPS = {
+    "attn_norm": (("attn_q", "attn_k", "attn_v"), "attn_norm"),
+    "attn_output": (("attn_output",), "attn_v"),
+    "ffn_norm": (("ffn_gate", "ffn_up"), "ffn_norm"),
+    "ffn_down": (("ffn_down",), "ffn_up"),
+}
+
+Rounding = Callable[[str, Floats], Floats]  # gguf name, float32 values -> values after a round trip
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """r of the paper: how much an error at a vision token counts, against one at a text token."""
+
+    attention: float
+    mlp: float
+
+
+def calibrate(
+    lm: Half,
+    samples: Sequence[Sample],
+    rounded: Rounding | None,
+    *,
+    importance: bool = False,
+    progress: Progress = lambda step, done, total: None,
+) -> tuple[Half, dict[str, Floats]]:
+    """Search scales with `rounded` and fold them into `lm` (None: leave it), and weigh input channels with `importance`.
+
+    Importance of a channel: sum over text tokens + r * sum over vision tokens of x^2, by gguf name.
+    """
+    decoder = decoder_of(lm)
+    balance = measure_balance(lm, decoder, samples, progress)
+    scales: dict[str, Floats] = {}
+    weighed: dict[str, Floats] = {}
+    states = [torch.from_numpy(sample.embeddings) for sample in samples]
+    angles = [decoder.angles(torch.from_numpy(sample.positions)) for sample in samples]
+    vision = torch.from_numpy(np.concatenate([sample.vision for sample in samples]))
+    with torch.inference_mode():
+        for number in range(decoder.layers):
+            progress("searching scales" if rounded else "weighing channels", number, decoder.layers)
+            w = weights_of(lm, number)
+            inputs: dict[str, list[Tensor]] = {}
+            states = [
+                decoder.layer(x, w, a, lambda name, t: inputs.setdefault(name, []).append(t))
+                for x, a in zip(states, angles, strict=True)
+            ]
+            for group, (linears, _) in GROUPS.items():
+                r = balance.attention if group.startswith("attn") else balance.mlp
+                token_weight = torch.where(vision, r, 1.0)
+                x = torch.cat(inputs[group])
+                s = torch.ones(x.shape[1])
+                if rounded:
+                    search = partial(_round_all, rounded, number)
+                    s = _search(decoder, group, inputs[group], angles, w, search, token_weight)
+                    scales[f"blk.{number}.{group}"] = s.numpy()
+                if importance:
+                    second = (x.pow(2) * token_weight[:, None]).sum(0) / token_weight.sum() / s.pow(2)
+                    weighed |= {f"blk.{number}.{part}.weight": second.numpy() for part in linears}
+    if importance and "output.weight" in lm.tensors:
+        last = decoder.norm(torch.cat(states), torch.from_numpy(lm.tensors["output_norm.weight"].read()))
+        answers = torch.from_numpy(np.concatenate([sample.answer for sample in samples]))
+        weighed["output.weight"] = last[answers].pow(2).mean(0).numpy()
+    progress("searching scales" if rounded else "weighing channels", decoder.layers, decoder.layers)
+    return fold(lm, decoder, scales), weighed
+
+
+# -- the balance of modalities ----------------------------------------------------------------------------------------
+
+
+def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progress: Progress) -> Balance:
+    """Gradients of the language-model loss at every block's outputs, by a backward pass of one layer at a time."""
+    hidden = samples[0].embeddings.shape[1]
+    room = GRADIENT_BYTES // (4 * hidden * (decoder.layers + 1))
+    used: list[Sample] = []
+    for sample in samples:
+        if used and sum(len(s.vision) for s in used) + len(sample.vision) > room:
+            break
+        used.append(sample)
+    angles = [decoder.angles(torch.from_numpy(sample.positions)) for sample in used]
+    entering = [[torch.from_numpy(sample.embeddings) for sample in used]]  # [layer][sample]
+    total = 2 * decoder.layers
+    with torch.inference_mode():
+        for number in range(decoder.layers):
+            progress("gradients", number, total)
+            w = weights_of(lm, number)
+            entering.append([decoder.layer(x, w, a) for x, a in zip(entering[-1], angles, strict=True)])
+    head = lm.tensors["output.weight" if "output.weight" in lm.tensors else "token_embd.weight"]
+    gradients = _loss_gradients(decoder, lm, head, entering.pop(), used)
+    attention, mlp = [], []
+    for number in reversed(range(decoder.layers)):
+        progress("gradients", total - number - 1, total)
+        w = weights_of(lm, number)
+        sizes: dict[tuple[str, bool], list[Tensor]] = {}
+        for i, sample in enumerate(used):
+            x = entering[number][i].clone().requires_grad_()
+            outputs: dict[str, Tensor] = {}
+
+            def keep(name: str, t: Tensor, outputs: dict[str, Tensor] = outputs) -> None:
+                if name in ("attention", "mlp"):
+                    t.retain_grad()
+                    outputs[name] = t
+
+            decoder.layer(x, w, angles[i].clone(), keep).backward(gradients[i])
+            for name, t in outputs.items():
+                assert t.grad is not None
+                size = t.grad.abs().mean(1)
+                sizes.setdefault((name, True), []).append(size[torch.from_numpy(sample.vision)])
+                sizes.setdefault((name, False), []).append(size[torch.from_numpy(sample.answer)])
+            assert x.grad is not None
+            gradients[i] = x.grad
+        entering.pop()
+        for name, ratios in (("attention", attention), ("mlp", mlp)):
+            seen, said = (torch.cat(sizes[name, modality]).mean() for modality in (True, False))
+            ratios.append(float(seen / said.clamp_min(1e-12)))
+    progress("gradients", total, total)
+    return Balance(float(np.median(attention)), float(np.median(mlp)))
+
+
+def _loss_gradients(decoder: Decoder, lm: Half, head: Part, last: list[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
+    """Gradient of the mean loss of each answer's tokens with respect to the last layer's output."""
+    norm, matrix = torch.from_numpy(lm.tensors["output_norm.weight"].read()), torch.from_numpy(head.read())
+    gradients = []
+    for x, sample in zip(last, samples, strict=True):
+        x = x.clone().requires_grad_()
+        logits = linear(decoder.norm(x[torch.from_numpy(sample.answer)], norm), matrix)
+        cross_entropy(logits, torch.tensor(sample.targets)).backward()
+        assert x.grad is not None
+        gradients.append(x.grad)
+    return gradients
+
+
+# -- the search -------------------------------------------------------------------------------------------------------
+
+
+def _round_all(rounded: Rounding, number: int, w: Weights, s: Tensor, linears: Sequence[str]) -> Weights:
+    """The weights of `linears`, scaled, rounded and scaled back."""
+    return {
+        f"{part}.weight": torch.from_numpy(
+            rounded(f"blk.{number}.{part}.weight", np.ascontiguousarray((w[f"{part}.weight"] * s).numpy()))
+        )
+        / s
+        for part in linears
+    }
+
+
+def _search(
+    decoder: Decoder,
+    group: str,
+    inputs: list[Tensor],
+    angles: list[Tensor],
+    w: Weights,
+    round_all: Callable[[Weights, Tensor, Sequence[str]], Weights],
+    token_weight: Tensor,
+) -> Tensor:
+    """The scale of a group's input channels [n_channels] with the smallest balanced error; ones are among the candidates."""
+    linears = GROUPS[group][0]
+
+    def output(weights: Weights) -> Tensor:
+        if group == "attn_norm":
+            heads = [decoder.attend(h, weights, a) for h, a in zip(inputs, angles, strict=True)]
+            return linear(torch.cat(heads), w["attn_output.weight"])
+        x = torch.cat(inputs)
+        if group == "ffn_norm":
+            return linear(decoder.gated(x, weights), w["ffn_down.weight"])
+        return linear(x, weights[f"{linears[0]}.weight"])
+
+    exact = output(w)
+    size = (torch.cat(inputs).abs() * token_weight[:, None]).sum(0) / token_weight.sum()
+    if group == "attn_output" and decoder.heads != decoder.keys:  # one scale for the query heads that share a value
+        shared = size.view(decoder.keys, decoder.heads // decoder.keys, decoder.width).mean(1, keepdim=True)
+        size = shared.expand(-1, decoder.heads // decoder.keys, -1).reshape(-1)
+    best, smallest = torch.ones_like(size), torch.inf
+    for step in range(RATIOS):
+        s = size.pow(step / RATIOS).clamp_min(1e-4)
+        s = s / (s.max() * s.min()).sqrt()
+        error = (output(w | round_all(w, s, linears)) - exact).abs().sum(1)
+        balanced = float((error * token_weight).sum())
+        if balanced < smallest:
+            best, smallest = s, balanced
+    return best
+
+
+# -- folding ----------------------------------------------------------------------------------------------------------
+
+
+def fold(lm: Half, decoder: Decoder, scales: dict[str, Floats]) -> Half:
+    """The same LM with every group's input channels times s, and what makes them divided by s. scales: by `blk.N.group`."""
+    tensors = dict(lm.tensors)
+    for place, s in scales.items():
+        block, group = place.rsplit(".", 1)
+        linears, source = GROUPS[group]
+        for part in linears:
+            tensors[f"{block}.{part}.weight"] = _times(tensors[f"{block}.{part}.weight"], s)
+        inverse = 1 / s
+        if group == "attn_output":  # one of the query heads that share a value
+            inverse = inverse.reshape(decoder.keys, -1, decoder.width)[:, 0].reshape(-1)
+        if group in ("attn_output", "ffn_down"):
+            tensors[f"{block}.{source}.weight"] = _times(tensors[f"{block}.{source}.weight"], inverse[:, None])
+            if f"{block}.{source}.bias" in tensors:
+                tensors[f"{block}.{source}.bias"] = _times(tensors[f"{block}.{source}.bias"], inverse)
+        else:
+            tensors[f"{block}.{source}.weight"] = _times(tensors[f"{block}.{source}.weight"], inverse)
+    return replace(lm, tensors=tensors)
+
+
+def _times(part: Part, factor: Any) -> Part:
+    return replace(part, read=partial(_read_times, part, np.asarray(factor, np.float32)))
+
+
+def _read_times(part: Part, factor: Floats) -> Floats:
+    return part.read() * factor
