@@ -152,4 +152,3 @@ def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question
     answer[-len(targets) :] = True
     joined = np.concatenate(positions, 1).astype(np.float32)
     return Sample(np.concatenate(embeddings).astype(np.float32), joined, seen, answer, targets)
-

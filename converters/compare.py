@@ -14,6 +14,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -97,13 +98,17 @@ def compare(
         bundles.verify(bundle)
     pictures = [str(question.image) for question in questions]
     with tempfile.TemporaryFile() as rows:  # the reference's distributions: n_vocab floats a token, too much for memory
-        answered = _run(reference, questions, threads, lambda n: progress(reference.name, n, len(questions)), None, rows)
+        answered = _run(reference, questions, threads, partial(_told, progress, reference.name, len(questions)), None, rows)
         made = [_row(reference, answered[0], answered, pictures)]
         for other in others:
             rows.seek(0)
-            theirs = _run(other, questions, threads, lambda n, name=other.name: progress(name, n, len(questions)), answered[0], rows)
+            theirs = _run(other, questions, threads, partial(_told, progress, other.name, len(questions)), answered[0], rows)
             made.append(_row(other, answered[0], theirs, pictures))
     return made
+
+
+def _told(progress: Progress, name: str, total: int, done: int) -> None:
+    progress(name, done, total)
 
 
 def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats], pictures: list[str]) -> Row:

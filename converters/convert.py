@@ -1,4 +1,4 @@
-"""Checkpoint or gguf pair -> bundle: read, check, quantise tensor by tensor, describe. Nothing is left behind when a step fails.
+"""Checkpoint or gguf pair -> bundle: read, check, quantise tensor by tensor, describe. A step that fails leaves nothing.
 
 No float copy of the LM is written on the way: each tensor goes from the checkpoint through the quantiser into the bundle.
 """
@@ -186,7 +186,7 @@ def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Flo
 
 
 def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
-    """The tower's tensors. Matrices as `type_` where their rows fit; the patch convolution f16 unless all is f32; the rest f32."""
+    """The tower's tensors: matrices as `type_` where rows fit; the patch convolution f16 unless all is f32; the rest f32."""
     entries = []
     for name, part in vision.tensors.items():
         if name.startswith("v.patch_embd.weight"):
@@ -212,43 +212,56 @@ def convert(source: Path, output: Path, options: Options, progress: Progress = l
     """
     if options.quant == "keep":
         return _keep(source, output, options)
+    _check_options(options)
+    with opened(source, options) as model:
+        return write(model, source, output, options, progress)
+
+
+def _check_options(options: Options) -> None:
     method = parse_quant(options.quant)
     if options.vision_type not in VISION_TYPES:
         raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
     if method.calibrated and options.calibration is None:
         raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
-    with opened(source, options) as model:
-        check_prompt(model.prompt)
-        with bundle.new_folder(output, force=options.force) as work:
-            name = options.name or output.name
-            vision = work / "mmproj.gguf"
-            general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
-            meta = {"general.architecture": "clip"} | general | {k: v for k, v in model.vision.metadata.items() if k not in general}
-            entries = vision_entries(model.vision, options.vision_type, options.threads)
-            _write(vision, meta, entries, "vision tower", progress)
-            half: Half = model.lm
-            importance: dict[str, Floats] = {}
-            if method.calibrated:
-                from converters import calibration
 
-                half, importance = calibration.apply(model, method, vision, options, progress)
-            lm = work / "lm.gguf"
-            general = {"general.name": name, "general.type": "model"}
-            words = {key: value for key, value in model.lm.metadata.items() if key.startswith("tokenizer.")}
-            meta = {key: value for key, value in model.lm.metadata.items() if key not in words} | general | words
-            if options.chat_template:
-                meta["tokenizer.chat_template"] = options.chat_template
-            meta |= {"general.quantization_version": 2} if method.type not in FLOATS else {}
-            meta["general.file_type"] = _FTYPES[method.type]
-            _write(lm, meta, lm_entries(half, method, options.threads, importance), "language model", progress)
-            quantisation = Quantisation(
-                method.name,
-                method.type,
-                round(writer.bits_per_weight(lm), 4),
-                options.vision_type,
-                str(options.calibration.name) if method.calibrated and options.calibration else None,
-            )
-            manifest = _manifest(source, work, name, model.architecture, model.preprocessing, model.prompt, quantisation, options)
+
+def write(
+    model: Model, source: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None
+) -> Manifest:
+    """Quantise an opened model into a bundle folder; `source` only names it in the manifest."""
+    method = parse_quant(options.quant)
+    check_prompt(model.prompt)
+    with bundle.new_folder(output, force=options.force) as work:
+        name = options.name or output.name
+        vision = work / "mmproj.gguf"
+        general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
+        meta = {"general.architecture": "clip"} | general
+        meta |= {key: value for key, value in model.vision.metadata.items() if key not in general}
+        entries = vision_entries(model.vision, options.vision_type, options.threads)
+        _write(vision, meta, entries, "vision tower", progress)
+        half: Half = model.lm
+        importance: dict[str, Floats] = {}
+        if method.calibrated:
+            from converters import calibration
+
+            half, importance = calibration.apply(model, method, vision, options, progress)
+        lm = work / "lm.gguf"
+        general = {"general.name": name, "general.type": "model"}
+        words = {key: value for key, value in model.lm.metadata.items() if key.startswith("tokenizer.")}
+        meta = {key: value for key, value in model.lm.metadata.items() if key not in words} | general | words
+        if options.chat_template:
+            meta["tokenizer.chat_template"] = options.chat_template
+        meta |= {"general.quantization_version": 2} if method.type not in FLOATS else {}
+        meta["general.file_type"] = _FTYPES[method.type]
+        _write(lm, meta, lm_entries(half, method, options.threads, importance), "language model", progress)
+        quantisation = Quantisation(
+            method.name,
+            method.type,
+            round(writer.bits_per_weight(lm), 4),
+            options.vision_type,
+            str(options.calibration.name) if method.calibrated and options.calibration else None,
+        )
+        manifest = _manifest(source, work, name, model, quantisation, options)
     return manifest
 
 
@@ -283,9 +296,7 @@ def _manifest(
     source: Path,
     work: Path,
     name: str,
-    architecture: str,
-    preprocessing: Preprocessing,
-    prompt: Prompt,
+    model: Model,
     quantisation: Quantisation,
     options: Options,
 ) -> Manifest:
@@ -296,11 +307,11 @@ def _manifest(
         licence=options.licence,
         description=options.description or f"{source.resolve().name}, {quantisation.type}",
         source=Source(options.source or source.resolve().name, options.revision),
-        architecture=architecture,
+        architecture=model.architecture,
         files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
         quantisation=quantisation,
-        prompt=prompt,
-        runtime=Runtime(native.version(), preprocessing),
+        prompt=model.prompt,
+        runtime=Runtime(native.version(), model.preprocessing),
     )
     (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
     return manifest

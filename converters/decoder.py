@@ -70,7 +70,7 @@ class Decoder:
         return silu(linear(h, w["ffn_gate.weight"])) * linear(h, w["ffn_up.weight"])
 
     def layer(self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None) -> Tensor:
-        """One layer, [n, hidden] -> [n, hidden]. `see` is shown the input of each linear, and attention's and the MLP's outputs."""
+        """One layer, [n, hidden] -> [n, hidden]. `see` gets the input of each linear, and attention's and the MLP's outputs."""
         h = self.norm(x, w["attn_norm.weight"])
         see("attn_norm", h)
         a = self.attend(h, w, angles)

@@ -110,12 +110,15 @@ def _gguf(path: Path) -> Section:
         facts["tokenizer"] = f"{data.get('tokenizer.ggml.model', 'none')} {data.get('tokenizer.ggml.pre', '')}".strip()
         facts["tokens"] = f"{len(data.get('tokenizer.ggml.tokens') or []):,}"
         facts["chat template"] = _shortened(str(data.get("tokenizer.chat_template", "none")))
-    stored = [Stored(name, shape, ready.TYPES.get(kind, f"type {kind}"), size) for name, (shape, kind, size) in header.tensors.items()]
+    stored = [
+        Stored(name, shape, ready.TYPES.get(kind, f"type {kind}"), size) for name, (shape, kind, size) in header.tensors.items()
+    ]
     return Section("vision tower" if tower else "language model", facts, tuple(stored))
 
 
 def _listed(data: dict[str, Any], prefix: str, keys: dict[str, str]) -> str:
-    return ", ".join(f"{word} {data[f'{prefix}.{key}']:,}" for word, key in keys.items() if isinstance(data.get(f"{prefix}.{key}"), int))
+    found = {word: data.get(f"{prefix}.{key}") for word, key in keys.items()}
+    return ", ".join(f"{word} {value:,}" for word, value in found.items() if isinstance(value, int))
 
 
 def _shortened(text: str) -> str:

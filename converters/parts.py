@@ -59,9 +59,10 @@ class Kept:
 
 def from_checkpoint(checkpoint: Checkpoint, plan: Plan, lm_metadata: dict[str, Any]) -> tuple[Half, Half]:
     """LM and vision tower of a checkpoint. `lm_metadata` is added to the plan's."""
+    tower = {"general.architecture": "clip", "clip.has_vision_encoder": True} | plan.vision_metadata
     return (
         Half(plan.lm_metadata | lm_metadata, _planned(checkpoint, plan.lm) | _extra(plan)),
-        Half({"general.architecture": "clip", "clip.has_vision_encoder": True} | plan.vision_metadata, _planned(checkpoint, plan.vision)),
+        Half(tower, _planned(checkpoint, plan.vision)),
     )
 
 

@@ -13,6 +13,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_vqa import native
 
@@ -67,5 +68,5 @@ class ClassTokenOrder:
                 self._behind = False
         return False
 
-    def _write(self, tensor: int, values: np.ndarray) -> None:  # type: ignore[type-arg]
+    def _write(self, tensor: int, values: npt.NDArray[np.int32]) -> None:
         self._ggml.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)

@@ -77,7 +77,8 @@ def load(
     """Load a bundle by path or name; without one, the embedded model.
 
     threads: CPU threads (default: by the size of the LM). context: tokens of the KV cache (default: room for the largest
-    picture), at most what the LM was trained for. kv_type: f16, f32 or q8_0; thresholds hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
+    picture), at most what the LM was trained for. kv_type: f16, f32 (which also makes attention exact) or q8_0; thresholds
+    hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
     """
     began = time.perf_counter()
     bundle = bundles.read(name)

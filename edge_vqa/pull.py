@@ -170,7 +170,9 @@ def _failed(error: Exception, name: str) -> EdgeVqaError:
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError") or status == 404:
         return EdgeVqaError(f"{name} was not found on the hub", "check its name and revision")
     reason = " ".join(str(error).split())[:150] or kind
-    return EdgeVqaError(f"{name} could not be downloaded ({reason})", "check the connection and try again: it goes on where it ended")
+    return EdgeVqaError(
+        f"{name} could not be downloaded ({reason})", "check the connection and try again: it goes on where it ended"
+    )
 
 
 def look(repository: str, revision: str | None) -> Repository:

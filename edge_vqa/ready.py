@@ -182,9 +182,7 @@ def adopt(
             source=source,
             architecture=architecture,
             files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
-            quantisation=Quantisation(
-                "ready", type_of(headers[0]), round(bits_per_weight(headers[0]), 4), type_of(headers[1])
-            ),
+            quantisation=Quantisation("ready", type_of(headers[0]), round(bits_per_weight(headers[0]), 4), type_of(headers[1])),
             prompt=prompt,
             runtime=Runtime(native.version(), preprocessing),
         )

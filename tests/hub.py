@@ -39,7 +39,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: Any) -> None:
             pass
 
-        def do_HEAD(self) -> None:  # noqa: N802 - the base class's name
+        def do_HEAD(self) -> None:
             self.do_GET(body=False)
 
         def _missing(self) -> None:
@@ -48,7 +48,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def do_GET(self, body: bool = True) -> None:  # noqa: N802
+        def do_GET(self, body: bool = True) -> None:
             path = self.path.split("?")[0]
             if path.startswith("/api/models/"):
                 name, _, revision = path.removeprefix("/api/models/").partition("/revision/")

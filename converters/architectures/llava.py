@@ -1,4 +1,4 @@
-"""LLaVA-1.5 (`LlavaForConditionalGeneration`, `llava-hf` layout): CLIP ViT up to its penultimate layer, two-layer MLP, Llama LM.
+"""LLaVA-1.5 (`LlavaForConditionalGeneration`, `llava-hf` layout): CLIP ViT to its penultimate layer, two-layer MLP, Llama LM.
 
 Source: Liu et al. 2023 (arXiv 2310.03744); names and shapes from `transformers`' modeling_llava.py and modeling_clip.py.
 llama.cpp's own converter takes this class for Pixtral.
@@ -40,12 +40,13 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     text, raw, extra = llama_plan_parts(config)
     vision: VisionArgs = args_of(VisionArgs, config.get("vision_config") or {})
     strategy, layer = config.get("vision_feature_select_strategy", "default"), config.get("vision_feature_layer", -2)
+    act = config.get("projector_hidden_act", "gelu")
     supported = {
         f"a vision tower of type {vision.model_type!r}": vision.model_type == "clip_vision_model",
         f"activation {vision.hidden_act} of the vision tower": vision.hidden_act in ACTIVATIONS,
         f"vision_feature_select_strategy {strategy!r}": strategy == "default",
         f"vision_feature_layer {layer!r}": isinstance(layer, int) and -vision.num_hidden_layers <= layer < 0,
-        f"activation {config.get('projector_hidden_act')} of the projector": config.get("projector_hidden_act", "gelu") == "gelu",
+        f"activation {act} of the projector": act == "gelu",
         f"{vision.image_size} px with patches of {vision.patch_size}": vision.image_size % vision.patch_size == 0,
         "a projector without biases": config.get("multimodal_projector_bias", True),
     }

@@ -116,7 +116,10 @@ def preprocessing(preprocessor: dict[str, Any], patch_size: int, merge: int) -> 
     )
 
 
-def tower_metadata(preprocessor: dict[str, Any], *, layers: int, hidden: int, inner: int, heads: int, out: int) -> dict[str, Any]:
+def tower_metadata(
+    preprocessor: dict[str, Any], *, layers: int, hidden: int, inner: int, heads: int, out: int
+) -> dict[str, Any]:
+    """clip.vision keys of both versions."""
     return {
         "clip.vision.embedding_length": hidden,
         "clip.vision.feed_forward_length": inner,
@@ -148,9 +151,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     vision: VisionArgs = args_of(VisionArgs, config.get("vision_config") or {})
     refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "quick_gelu")
     hidden, inner = vision.embed_dim, vision.embed_dim * vision.mlp_ratio
-    rules = tower_rules(
-        vision.depth, hidden, vision.patch_size, hidden * 4, vision.hidden_size, norm_biases=True
-    )
+    rules = tower_rules(vision.depth, hidden, vision.patch_size, hidden * 4, vision.hidden_size, norm_biases=True)
     for i in range(vision.depth):
         layer, block = f"visual.blocks.{i}.mlp", f"v.blk.{i}"
         rules[f"{block}.ffn_up.weight"] = Rule(f"{layer}.fc1.weight", (inner, hidden))

@@ -27,16 +27,18 @@ _CHUNK = 1 << 14  # blocks at a time: 2 MB of weights, which stay in the cache
 
 def power(size: Floats, p: float = P) -> Floats:
     """|e|^p of non-negative numbers, by exp and log, which numpy vectorises; 0 gives almost 0."""
-    out = np.log(size + _TINY)
+    out: Floats = np.log(size + _TINY)
     out *= np.float32(p)
-    return np.exp(out, out=out)
+    np.exp(out, out=out)
+    return out
 
 
 def _codes(w: Floats, d: Floats, m: Floats) -> Floats:
     """Nearest code, 0 to 15, of each weight under stored d and m [n, 1]."""
     inverse = np.divide(1, d, out=np.zeros_like(d), where=d != 0)
-    codes = (w - m) * inverse
-    return np.clip(np.rint(codes, out=codes), 0, LEVELS, out=codes)
+    codes: Floats = (w - m) * inverse
+    np.clip(np.rint(codes, out=codes), 0, LEVELS, out=codes)
+    return codes
 
 
 def solve(w: Floats, steps: int = STEPS) -> tuple[Floats, Floats, Floats]:

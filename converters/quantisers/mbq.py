@@ -49,6 +49,16 @@ class Balance:
     attention: float
     mlp: float
 
+    def weights(self, samples: Sequence[Sample], group: str) -> Tensor:
+        """One weight a token [n], for the block that a group of linears belongs to.
+
+        Text before the picture counts nothing: it is the same for every question, and the first token's activations are so
+        much larger than all others' that the search would look at nothing else (Sun et al. 2024, arXiv 2402.17762).
+        """
+        r = self.attention if group.startswith("attn") else self.mlp
+        weights = [np.where(s.vision, r, 1.0) * (np.arange(len(s.vision)) >= s.vision.argmax()) for s in samples]
+        return torch.from_numpy(np.concatenate(weights).astype(np.float32))
+
 
 def calibrate(
     lm: Half,
@@ -68,19 +78,18 @@ def calibrate(
     weighed: dict[str, Floats] = {}
     states = [torch.from_numpy(sample.embeddings) for sample in samples]
     angles = [decoder.angles(torch.from_numpy(sample.positions)) for sample in samples]
-    vision = torch.from_numpy(np.concatenate([sample.vision for sample in samples]))
     with torch.inference_mode():
         for number in range(decoder.layers):
             progress("searching scales" if rounded else "weighing channels", number, decoder.layers)
             w = weights_of(lm, number)
             inputs: dict[str, list[Tensor]] = {}
-            states = [
-                decoder.layer(x, w, a, lambda name, t: inputs.setdefault(name, []).append(t))
-                for x, a in zip(states, angles, strict=True)
-            ]
+
+            def keep(name: str, t: Tensor, inputs: dict[str, list[Tensor]] = inputs) -> None:
+                inputs.setdefault(name, []).append(t)
+
+            states = [decoder.layer(x, w, a, keep) for x, a in zip(states, angles, strict=True)]
             for group, (linears, _) in GROUPS.items():
-                r = balance.attention if group.startswith("attn") else balance.mlp
-                token_weight = torch.where(vision, r, 1.0)
+                token_weight = balance.weights(samples, group)
                 x = torch.cat(inputs[group])
                 s = torch.ones(x.shape[1])
                 if rounded:
@@ -120,7 +129,7 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
             entering.append([decoder.layer(x, w, a) for x, a in zip(entering[-1], angles, strict=True)])
     head = lm.tensors["output.weight" if "output.weight" in lm.tensors else "token_embd.weight"]
     gradients = _loss_gradients(decoder, lm, head, entering.pop(), used)
-    attention, mlp = [], []
+    ratios: dict[str, list[float]] = {"attention": [], "mlp": []}
     for number in reversed(range(decoder.layers)):
         progress("gradients", total - number - 1, total)
         w = weights_of(lm, number)
@@ -130,7 +139,7 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
             outputs: dict[str, Tensor] = {}
 
             def keep(name: str, t: Tensor, outputs: dict[str, Tensor] = outputs) -> None:
-                if name in ("attention", "mlp"):
+                if name in ratios:
                     t.retain_grad()
                     outputs[name] = t
 
@@ -143,11 +152,11 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
             assert x.grad is not None
             gradients[i] = x.grad
         entering.pop()
-        for name, ratios in (("attention", attention), ("mlp", mlp)):
+        for name, found in ratios.items():
             seen, said = (torch.cat(sizes[name, modality]).mean() for modality in (True, False))
-            ratios.append(float(seen / said.clamp_min(1e-12)))
+            found.append(float(seen / said.clamp_min(1e-12)))
     progress("gradients", total, total)
-    return Balance(float(np.median(attention)), float(np.median(mlp)))
+    return Balance(float(np.median(ratios["attention"])), float(np.median(ratios["mlp"])))
 
 
 def _loss_gradients(decoder: Decoder, lm: Half, head: Part, last: list[Tensor], samples: Sequence[Sample]) -> list[Tensor]:

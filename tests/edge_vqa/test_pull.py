@@ -78,9 +78,7 @@ def test_a_bundle_arrives_with_its_selector(pull: Pull, hub: Hub, tmp_path: Path
     bundles.verify(got, thorough=True)
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_ended(
-    pull: Pull, hub: Hub, tmp_path: Path, f32_bundle: Bundle
-) -> None:
+def test_a_download_that_breaks_off_goes_on_where_it_ended(pull: Pull, hub: Hub, tmp_path: Path, f32_bundle: Bundle) -> None:
     hub.files["someone/Mini-GGUF"]["Mini-Q4_K_M.gguf"] = f32_bundle.files["lm"]
     hub.cut = 11 * 2**20  # the client writes 10 MB at a time
     result = pull("someone/Mini-GGUF")

@@ -1,0 +1,107 @@
+"""What each quantisation method costs the embedded model.
+
+    python -m recipes.mini.quantisation                 about 20 minutes; goes on where it was interrupted
+
+Splits: MBQ calibrates on 128 questions drawn from the Selector's training mix; everything is measured on every fourth question
+of the test mix. No choice was made on the test mix; methods were tried on other questions of the Selector's mix.
+
+One rounding of one small model is a lottery: whether a method looks good depends on how a few weights happen to fall. So each
+method is applied to several exact copies of the model: input channels of norms and MLPs times random factors near 1 that the
+weights before them undo (the first copy has none). All copies compute the same function in float, and round differently.
+Writes docs/quantisation.md's table and docs/quantisation.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from converters import compare as comparison
+from converters.convert import Model, Options, opened, write
+from converters.decoder import decoder_of
+from converters.quantisers import mbq
+from edge_vqa import bundle as bundles
+from edge_vqa import questions as files
+
+CHECKPOINT = Path("recipes/mini/checkpoint")
+BUILD = Path("build/mini/quantisation")
+QUESTIONS = Path("build/mini/questions")
+COPIES, SPREAD = 4, 0.03
+REFERENCE = "rtn:f32"
+METHODS = (
+    *("rtn:bf16", "rtn:q8_0", "rtn:q4_k_m", "rtn:q4_k_s", "rtn:q4_1", "rtn:q4_0", "rtn:iq4_nl", "rtn:q3_k_s", "rtn:q2_k"),
+    *("hqq:q4_1", "mbq+hqq:q4_1", "mbq+rtn:q4_1", "mbq+rtn:q4_0", "mbq+rtn:q4_k_m", "mbq+rtn:q4_k_s"),
+    *("mbq-imatrix:q4_k_m", "mbq-imatrix:q4_k_s", "mbq-imatrix:q4_0"),
+)
+
+
+def copy_of(model: Model, number: int) -> Model:
+    """The same function with other weights; number 0 is the model itself."""
+    if number == 0:
+        return model
+    rng, decoder, scales = np.random.default_rng(number), decoder_of(model.lm), {}
+    for layer in range(decoder.layers):
+        for group in ("attn_norm", "ffn_norm", "ffn_down"):
+            name = f"blk.{layer}.{mbq.GROUPS[group][0][0]}.weight"
+            n = model.lm.tensors[name].shape[1]
+            scales[f"blk.{layer}.{group}"] = np.exp(rng.normal(0, SPREAD, n)).astype(np.float32)
+    return replace(model, lm=mbq.fold(model.lm, decoder, scales))
+
+
+def splits() -> tuple[Path, list[files.Question]]:
+    """The calibration file and the test questions."""
+    lines = (QUESTIONS / "selector.jsonl").read_text().splitlines(keepends=True)
+    random.Random(11).shuffle(lines)
+    calibration = QUESTIONS / "mbq_calibration.jsonl"
+    calibration.write_text("".join(lines[:128]))
+    return calibration, files.read(QUESTIONS / "mix_test.jsonl", labelled=True)[::4]
+
+
+def measure(number: int) -> Path:
+    """Make and compare all bundles of one copy; a finished copy is not measured again."""
+    done = BUILD / f"copy{number}.json"
+    if done.is_file():
+        return done
+    calibration, asked = splits()
+    made = []
+    with opened(CHECKPOINT, Options(max_tokens=8)) as model:
+        for quant in (REFERENCE, *METHODS):
+            folder = BUILD / f"copy{number}" / quant.replace(":", "-")
+            options = Options(
+                quant=quant,
+                vision_type="f16",
+                max_tokens=8,
+                threads=os.cpu_count() or 1,
+                force=True,
+                calibration=calibration,
+                name=quant,
+            )
+            # the reference is the model itself: a copy is the same function
+            write(copy_of(model, 0 if quant == REFERENCE else number), CHECKPOINT, folder, options)
+            made.append(bundles.read(folder))
+            print(f"copy {number}: {quant} made", flush=True)
+    rows = comparison.compare(made[0], made[1:], asked, threads=2, progress=_tell)
+    bundles.write_whole(done, lambda stream: stream.write(comparison.as_json(rows, "recipes/mini test mix").encode()))
+    shutil.rmtree(BUILD / f"copy{number}")
+    return done
+
+
+def _tell(name: str, done: int, total: int) -> None:
+    if done == total:
+        print(f"{name}: {total} questions", flush=True)
+
+
+def main() -> None:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    measured = [json.loads(measure(number).read_text()) for number in range(COPIES)]
+    print(f"{len(measured)} copies measured: {measured[0]['questions']} questions, {len(measured[0]['bundles'])} bundles")
+
+
+if __name__ == "__main__":
+    main()

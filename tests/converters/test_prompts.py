@@ -1,0 +1,96 @@
+"""The prompt of each architecture, and the pixels, are what `transformers`' processors make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from converters.convert import Options, convert
+from edge_vqa import bundle as bundles
+from edge_vqa.bundle import Preprocessing
+from edge_vqa.picture import crop, fitted, open_picture
+from edge_vqa.prompt import Text, picture_pieces, question_pieces
+from tests.conftest import EXAMPLES
+from tests.converters.random_checkpoints import KINDS, make
+
+# `|` marks where one piece ends and the next begins, (picture) the picture
+SNAPSHOTS = {
+    "idefics3": "<|im_start|>User:<fake_token_around_image><global-img>|(picture)|<fake_token_around_image>"
+    "|what is this?|<end_of_utterance>\nAssistant:",
+    "smolvlm": "<|im_start|>User:<fake_token_around_image><global-img>|(picture)|<fake_token_around_image>"
+    "|what is this?|<end_of_utterance>\nAssistant:",
+    "llava": "<s>USER: |(picture)|\nwhat is this? ASSISTANT:|",
+    "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
+    "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
+}
+SNAPSHOTS["qwen2_5_vl"] = SNAPSHOTS["qwen2_vl"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    make(tmp_path / "checkpoint", kind)
+    convert(tmp_path / "checkpoint", tmp_path / "bundle", Options(quant="q8_0"))
+    manifest = bundles.read(tmp_path / "bundle").manifest
+    photo = open_picture(EXAMPLES / "cat.jpg")
+    pieces = picture_pieces(photo, "low", manifest.prompt, manifest.runtime.preprocessing)
+    ours = [piece.text if isinstance(piece, Text) else "(picture)" for piece in pieces]
+    ours += [piece.text for piece in question_pieces("what  is\nthis?", manifest.prompt)]
+    assert "|".join(ours) == SNAPSHOTS[kind]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "checkpoint" / "tokenizer.json"))
+    content = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
+    template = (tmp_path / "checkpoint" / "chat_template.jinja").read_text()
+    theirs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+    )
+    token = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}.get(kind, "<image>")
+    fenced = "<fake_token_around_image><global-img>(picture)<fake_token_around_image>"
+    picture = fenced if kind in ("idefics3", "smolvlm") else "(picture)"
+    bos = "<s>" if kind == "llava" else ""  # which the tokenizer adds, not the template
+    assert "".join(ours) == bos + theirs.replace(token, picture)
+
+
+def test_qwens_pictures_have_the_processors_size_and_pixels() -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    ones = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    low, high = 32, 64
+    pixels = Preprocessing(28, 28, 1, "bicubic", "dynamic", 4, low, high)
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    for detail, most in (("low", low), ("high", high)):
+        size = {"shortest_edge": 4 * 784, "longest_edge": most * 784}
+        processor = Qwen2VLImageProcessorPil(size=size, **ones)
+        for shape in ((300, 200), (30, 40), (1000, 90), (451, 300), (28, 28), (57, 911)):
+            image = photo.resize(shape)
+            ours = fitted(open_picture(image), detail, pixels)
+            made = processor(image, return_tensors="np")
+            _, rows, columns = made["image_grid_thw"][0]
+            assert ours.shape[:2] == (rows * 14, columns * 14), f"{shape}: {ours.shape}"
+            flat = made["pixel_values"].reshape(rows // 2, columns // 2, 2, 2, 3, 2, 14, 14)[:, :, :, :, :, 0]
+            theirs = flat.transpose(0, 2, 5, 1, 3, 6, 4).reshape(ours.shape) * 255
+            assert np.abs(ours - theirs).max() <= 1.01, f"{shape}: {np.abs(ours - theirs).max()}"
+
+
+def test_llavas_pictures_are_cropped_as_clips_processor_crops_them() -> None:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    ones = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, **ones)
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    for shape in ((300, 200), (120, 301), (56, 56), (40, 30), (451, 300)):
+        image = photo.resize(shape)
+        ours = crop(open_picture(image), Preprocessing(56, 56, 16, "bicubic", "crop"))
+        theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0) * 255
+        assert np.abs(ours - theirs).max() <= 1.01, f"{shape}: {np.abs(ours - theirs).max()}"
+
+
+def test_a_picture_that_no_model_can_take_is_refused() -> None:
+    from edge_vqa import EdgeVqaError
+
+    thin = open_picture(np.zeros((3, 900, 3), np.uint8))
+    with pytest.raises(EdgeVqaError, match="too thin"):
+        fitted(thin, "low", Preprocessing(28, 28, 1, "bicubic", "dynamic", 4, 256, 1024))
