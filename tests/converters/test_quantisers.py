@@ -1,0 +1,272 @@
+"""Rounding, HQQ and MBQ: the bytes they write, and what they promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from converters import calibration, ggml
+from converters.checkpoint import Checkpoint
+from converters.convert import METHODS, Model, Options, convert, lm_types, opened, parse_quant, write
+from converters.decoder import decoder_of
+from converters.ggml import Floats
+from converters.quantisers import hqq, mbq, rtn
+from edge_vqa import EdgeVqaError, native
+from edge_vqa import bundle as bundles
+from edge_vqa import questions as files
+from edge_vqa.picture import open_picture
+from tests.conftest import CHECKPOINT, EXAMPLES
+from tests.converters.random_checkpoints import make
+from tests.converters.reference import Reference
+
+QUESTIONS = """
+{"question_id": "1", "image": "cat.jpg", "question": "is it an animal?", "answers": ["yes"]}
+{"question_id": "2", "image": "horse.png", "question": "what is this?", "answers": ["horse"]}
+{"question_id": "3", "image": "shape.png", "question": "what color is the shape?", "answers": ["green"]}
+{"question_id": "4", "image": "cat.jpg", "question": "what is this?", "answers": ["cat"]}
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small questions file."""
+    folder = tmp_path_factory.mktemp("questions")
+    for name in ("cat.jpg", "horse.png", "shape.png"):
+        (folder / name).write_bytes((EXAMPLES / name).read_bytes())
+    (folder / "questions.jsonl").write_text(QUESTIONS)
+    return folder / "questions.jsonl"
+
+
+@pytest.fixture(scope="module")
+def mini_model() -> Iterator[Model]:
+    with opened(CHECKPOINT, Options(max_tokens=8)) as model:
+        yield model
+
+
+# -- llama.cpp's rounding ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("type_", rtn.TYPES)
+def test_the_file_is_the_one_llama_quantize_makes(type_: str, tmp_path: Path) -> None:
+    convert(CHECKPOINT, tmp_path / "whole", Options(quant="bf16", name="same"))
+    convert(CHECKPOINT, tmp_path / "ours", Options(quant=type_, name="same", threads=2))
+    llama, _ = native.bindings()
+    params = llama.llama_model_quantize_default_params()
+    params.ftype = rtn.TYPES[type_][1]
+    target = tmp_path / "theirs.gguf"
+    assert llama.llama_model_quantize(str(tmp_path / "whole/lm.gguf").encode(), str(target).encode(), params) == 0
+    assert (tmp_path / "ours/lm.gguf").read_bytes() == target.read_bytes()
+
+
+def test_rows_that_k_types_cannot_take_are_stored_as_the_table_says(tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", "idefics3")  # rows of 64 and 96
+    with opened(checkpoint, Options()) as model:
+        types = lm_types(model.lm, "q4_k_m")
+        assert types["blk.0.attn_q.weight"] == "iq4_nl" and types["output.weight"] == "q8_0"
+        assert {lm_types(model.lm, "q3_k_s")["blk.0.attn_q.weight"], lm_types(model.lm, "q6_k")["blk.0.ffn_up.weight"]} == {
+            "iq4_nl",
+            "q8_0",
+        }
+        odd = {"a.weight": (7, 20), "output.weight": (7, 20)}
+        assert set(rtn.tensor_types(odd.items(), "q4_k_m", rtn.Shape(1, 1)).values()) == {"f16"}
+
+
+def test_every_mixture_rule_of_large_models_is_llama_cpps(tmp_path: Path) -> None:
+    """A deep model with few key heads, where the rules for layers and grouped queries show."""
+    settings = {"num_hidden_layers": 17, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4}
+    checkpoint = make(tmp_path / "checkpoint", "idefics3", num_key_value_heads=1, **settings)  # type: ignore[arg-type]
+    convert(checkpoint, tmp_path / "whole", Options(quant="bf16", name="same"))
+    llama, _ = native.bindings()
+    for type_, (_, number, _) in rtn.TYPES.items():
+        params = llama.llama_model_quantize_default_params()
+        params.ftype = number
+        target = tmp_path / "theirs.gguf"
+        assert llama.llama_model_quantize(str(tmp_path / "whole/lm.gguf").encode(), str(target).encode(), params) == 0
+        theirs = {t.name: t.tensor_type.name.lower() for t in gguf.GGUFReader(target).tensors}
+        with opened(checkpoint, Options()) as model:
+            assert lm_types(model.lm, type_) == theirs, type_
+
+
+def test_importance_changes_what_is_rounded_well() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((64, 256), np.float32)
+    weight = np.ones(256, np.float32)
+    weight[::8] = 100
+    plain = ggml.dequantise(ggml.quantise(values, "q4_k"), "q4_k")
+    weighed = ggml.dequantise(ggml.quantise(values, "q4_k", importance=weight), "q4_k")
+    heavy = [float(np.square(made - values)[:, ::8].mean()) for made in (plain, weighed)]
+    assert heavy[1] < 0.8 * heavy[0], f"{heavy[1]:.2e}, without importance {heavy[0]:.2e}"
+
+
+def test_threads_change_nothing() -> None:
+    values = np.random.default_rng(1).standard_normal((5000, 512), np.float32)
+    for type_ in ("q4_k", "q8_0", "q4_1"):
+        assert np.array_equal(ggml.quantise(values, type_, threads=3), ggml.quantise(values, type_))
+    assert np.array_equal(hqq.quantise(values, threads=3), hqq.quantise(values))
+
+
+# -- HQQ --------------------------------------------------------------------------------------------------------------
+
+
+def _tensors() -> dict[str, Floats]:
+    rng = np.random.default_rng(0)
+    made = {
+        "student-t, 3": rng.standard_t(3, (256, 1024)).astype(np.float32) * 0.02,
+        "student-t, 5": rng.standard_t(5, (512, 512)).astype(np.float32) * 0.05,
+    }
+    with Checkpoint(CHECKPOINT) as checkpoint:
+        for name in checkpoint.names():
+            shape = checkpoint.shape(name)
+            if len(shape) == 2 and shape[1] % hqq.BLOCK == 0:
+                made[name] = checkpoint.tensor(name)
+    return made
+
+
+def test_hqq_beats_plain_rounding_and_the_hqq_package_on_every_tensor() -> None:
+    from hqq.core.quantize import Quantizer
+
+    plain_ratio, package_ratio = [], []
+    for name, values in _tensors().items():
+        ours = hqq.mean_error(values, ggml.dequantise(hqq.quantise(values), "q4_1"))
+        plain = hqq.mean_error(values, ggml.dequantise(ggml.quantise(values, "q4_1"), "q4_1"))
+        codes, meta = Quantizer.quantize(
+            torch.from_numpy(values), nbits=4, group_size=32, axis=1, optimize=True, device="cpu", bitpack=False
+        )
+        decoded = ((codes.float().reshape(-1, 32) - meta["zero"].float()) * meta["scale"].float()).reshape(values.shape)
+        package = hqq.mean_error(values, decoded.numpy())
+        assert ours < plain, f"{name}: {ours:.4e}, plain {plain:.4e}"
+        assert ours <= package, f"{name}: {ours:.4e}, package {package:.4e}"
+        plain_ratio.append(ours / plain)
+        package_ratio.append(ours / package)
+    print(
+        f"\nHQQ, mean l_0.7 error over {len(plain_ratio)} tensors: {np.mean(plain_ratio):.4f} of plain Q4_1's"
+        f" (largest {max(plain_ratio):.4f}), {np.mean(package_ratio):.4f} of the hqq package's (largest {max(package_ratio):.4f})"
+    )
+
+
+def test_hqq_writes_what_it_optimised() -> None:
+    values = np.random.default_rng(2).standard_t(4, (64, 32)).astype(np.float32)
+    codes, d, m = hqq.solve(values)
+    assert np.array_equal(d, d.astype(np.float16)) and np.array_equal(m, m.astype(np.float16))
+    assert codes.min() >= 0 and codes.max() <= 15
+    stored = ggml.dequantise(hqq.pack(codes, d, m), "q4_1")
+    assert np.allclose(stored, codes * d + m, atol=1e-6)
+    flat = np.full((3, 32), 0.25, np.float32)  # no range at all
+    assert np.allclose(ggml.dequantise(hqq.quantise(flat), "q4_1"), flat, atol=1e-4)
+    assert not ggml.dequantise(hqq.quantise(np.zeros((2, 64), np.float32)), "q4_1").any()
+
+
+def test_hqqs_file_differs_from_plain_q4_1_in_its_blocks_only(tmp_path: Path) -> None:
+    for quant in ("hqq:q4_1", "rtn:q4_1"):
+        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, name="same", max_tokens=8))
+    ours, plain = (gguf.GGUFReader(tmp_path / q / "lm.gguf") for q in ("hqq:q4_1", "rtn:q4_1"))
+    for a, b in zip(ours.tensors, plain.tensors, strict=True):
+        assert (a.name, a.tensor_type) == (b.name, b.tensor_type)
+        assert np.array_equal(a.data, b.data) == (a.tensor_type.name != "Q4_1"), a.name
+
+
+# -- MBQ --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["idefics3", "llava", "qwen2_vl", "qwen2_5_vl"])
+def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_path: Path) -> None:
+    """The torch decoder on calibration samples gives the logits that `transformers` gives on the whole prompt."""
+    checkpoint = make(tmp_path / "checkpoint", kind, num_key_value_heads=1)
+    convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_type="f32"))
+    reference = Reference(checkpoint, bundles.read(tmp_path / "bundle"))
+    question = files.read(asked)[0]
+    try:
+        with opened(checkpoint, Options()) as model:
+            (sample,) = calibration.collect(model, tmp_path / "bundle" / "mmproj.gguf", [question], 1)
+            decoder = decoder_of(model.lm)
+            x, angles = torch.from_numpy(sample.embeddings), decoder.angles(torch.from_numpy(sample.positions))
+            from converters.decoder import weights_of
+
+            for number in range(decoder.layers):
+                x = decoder.layer(x, weights_of(model.lm, number), angles)
+            head = model.lm.tensors["output.weight"].read()
+            x = decoder.norm(x, torch.from_numpy(model.lm.tensors["output_norm.weight"].read()))
+            ours = (x[torch.from_numpy(sample.answer)] @ torch.from_numpy(head).T).numpy()
+        compared = reference.compare(open_picture(question.image), question.question, "low")
+        error = float(np.abs(ours[0] - compared.theirs).max() / np.ptp(compared.theirs))
+        print(f"\n{kind}: logit error / range {error:.1e}")
+        assert error < 3e-3, f"{error:.2e}"  # embeddings pass through float16 here
+    finally:
+        reference.close()
+
+
+@pytest.mark.parametrize("kind", ["mini", "llava", "qwen2_vl"])
+def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
+    checkpoint = CHECKPOINT if kind == "mini" else make(tmp_path / "checkpoint", kind)
+    photo, rng = open_picture(EXAMPLES / "cat.jpg"), np.random.default_rng(3)
+    options = Options(quant="f32", vision_type="f32", max_tokens=8, force=True)
+    with opened(checkpoint, options) as model:
+        decoder, scales = decoder_of(model.lm), {}
+        for layer in range(decoder.layers):
+            for group, (linears, _) in mbq.GROUPS.items():
+                n = model.lm.tensors[f"blk.{layer}.{linears[0]}.weight"].shape[1]
+                s = np.exp(rng.normal(0, 1, n)).astype(np.float32)
+                if group == "attn_output":  # query heads that share a value head share its scale
+                    shared = s.reshape(decoder.keys, -1, decoder.width)[:, :1]
+                    s = np.repeat(shared, decoder.heads // decoder.keys, 1).reshape(-1)
+                scales[f"blk.{layer}.{group}"] = s
+        write(model, checkpoint, tmp_path / "plain", options)
+        write(replace(model, lm=mbq.fold(model.lm, decoder, scales)), checkpoint, tmp_path / "folded", options)
+    logits = []
+    for name in ("plain", "folded"):
+        reference = Reference(checkpoint, bundles.read(tmp_path / name))
+        logits.append(reference.compare(photo, "what is this?", "low").ours)
+        reference.close()
+    error = float(np.abs(logits[0] - logits[1]).max() / np.ptp(logits[0]))
+    print(f"\n{kind}: folding changes logits by {error:.1e} of their range")
+    assert 0 < error < 1e-4, f"{error:.2e}"
+
+
+def test_the_search_lowers_the_error_it_looks_at(mini_model: Model, asked: Path, tmp_path: Path) -> None:
+    convert(CHECKPOINT, tmp_path / "bundle", Options(quant="q4_0", vision_type="f16"))
+    samples = calibration.collect(mini_model, tmp_path / "bundle" / "mmproj.gguf", files.read(asked), 1)
+    decoder = decoder_of(mini_model.lm)
+    balance = mbq.measure_balance(mini_model.lm, decoder, samples, lambda *_: None)
+    assert 0 < balance.attention < 1 and 0 < balance.mlp < 1, f"vision tokens matter less than the answer's: {balance}"
+    weights = balance.weights(samples, "attn_norm")
+    first = samples[0].vision.argmax()
+    assert not weights[:first].any() and weights[first] == pytest.approx(balance.attention)
+    chosen: dict[str, Floats] = {}
+    original = mbq.fold
+    try:
+        mbq.fold = lambda lm, decoder, scales: chosen.update(scales) or lm  # type: ignore[assignment,func-returns-value]
+        mbq.calibrate(mini_model.lm, samples, lambda name, v: ggml.dequantise(ggml.quantise(v, "q4_0"), "q4_0"))
+    finally:
+        mbq.fold = original
+    assert len(chosen) == decoder.layers * len(mbq.GROUPS)
+    assert any(np.ptp(np.log(s)) > 0.1 for s in chosen.values()), "no scale was ever chosen"
+
+
+@pytest.mark.parametrize("method", [name for name, (_, equalise, weigh) in METHODS.items() if equalise or weigh])
+def test_every_calibrated_method_makes_a_bundle_that_answers(method: str, asked: Path, tmp_path: Path) -> None:
+    import edge_vqa
+
+    type_ = "q4_1" if "hqq" in method else "q4_0"
+    manifest = convert(CHECKPOINT, tmp_path / "b", Options(quant=f"{method}:{type_}", calibration=asked, max_tokens=8))
+    assert manifest.quantisation.method == method and manifest.quantisation.calibration == "questions.jsonl"
+    with edge_vqa.load(tmp_path / "b") as model:
+        assert model.ask(EXAMPLES / "horse.png", "what is this?", gate=False).text == "horse"
+
+
+def test_what_calibration_cannot_do_is_refused(asked: Path, tmp_path: Path) -> None:
+    with pytest.raises(EdgeVqaError, match="--calibration|questions to calibrate"):
+        convert(CHECKPOINT, tmp_path / "b", Options(quant="mbq+rtn:q4_0"))
+    unlabelled = tmp_path / "unlabelled.jsonl"
+    unlabelled.write_text('{"question_id": "1", "image": "cat.jpg", "question": "what?"}')
+    with pytest.raises(EdgeVqaError, match="no answers"):
+        convert(CHECKPOINT, tmp_path / "b", Options(quant="mbq+rtn:q4_0", calibration=unlabelled))
+    for wrong in ("hqq:q4_k_m", "mbq+hqq:q4_0", "awq:q4_0", "rtn:q9"):
+        with pytest.raises(EdgeVqaError):
+            parse_quant(wrong)
+    assert not (tmp_path / "b").exists()
