@@ -24,6 +24,7 @@ PROJECTORS = {
     "idefics3": ("idefics3", "<image>"),
     "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
     "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
+    "mlp": ("llava", "<image>"),
 }
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL
 LOW_SIDE, HIGH_SIDE = 448, 1344
@@ -92,8 +93,9 @@ def describe(
     except EdgeVqaError:
         if image_token is None:
             raise
-        # a template that knows nothing of pictures: llama.cpp writes what goes around them
-        preprocessing, prompt = _native(), render(words, None, instruction=instruction, max_tokens=max_tokens, detail=detail)
+        # a template that knows nothing of pictures: llama.cpp writes what goes around them, which is nothing for LLaVA
+        preprocessing = preprocessing if preprocessing.method == "crop" else _native()
+        prompt = render(words, None, instruction=instruction, max_tokens=max_tokens, detail=detail)
     own = str(lm.metadata.get("tokenizer.chat_template", ""))  # ties the prompt to the file, whichever template it is from
     return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
 

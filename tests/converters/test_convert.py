@@ -16,7 +16,8 @@ from converters.convert import Options, convert
 from edge_vqa import EdgeVqaError
 from edge_vqa import bundle as bundles
 from edge_vqa.bundle import Bundle
-from tests.conftest import CHECKPOINT, EXAMPLES, Run, one_line
+from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, one_line
+from tests.converters.random_checkpoints import KINDS, make
 
 
 @pytest.fixture
@@ -215,9 +216,154 @@ def test_unfit_configurations_are_refused_by_name(checkpoint: Path, tmp_path: Pa
     assert "config.json is damaged" in refused(checkpoint, tmp_path)
 
 
-@pytest.mark.parametrize(("quant", "words"), [("hqq:q4_k_m", "method 'hqq'"), ("rtn:q9", "type 'q9'")])
+@pytest.mark.parametrize(("quant", "words"), [("awq:q4_k_m", "method 'awq'"), ("rtn:q9", "'q9'"), ("hqq:q4_k_m", "'q4_k_m'")])
 def test_unknown_quantisations_are_refused(quant: str, words: str, checkpoint: Path, tmp_path: Path) -> None:
     assert words in refused(checkpoint, tmp_path, quant=quant)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, checkpoint: Path, tmp_path: Path) -> None:
+    weights = load_file(checkpoint / "model.safetensors")
+    name = "model.text_model.layers.2.mlp.up_proj.weight"
+    weights[name][5, 7] = value
+    save_file(weights, checkpoint / "model.safetensors")
+    assert f"{name} holds weights that are not finite" in refused(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "", "missing.safetensors"])
+def test_shards_outside_the_folder_are_refused(shard: str, checkpoint: Path, tmp_path: Path) -> None:
+    inner = Path(shutil.move(checkpoint, tmp_path / "outer")) / "inner"
+    inner.mkdir()
+    for path in (tmp_path / "outer").iterdir():  # ../model.safetensors exists, and so does what it is in the folder
+        if path.suffix in (".json", ".jinja"):
+            shutil.copy(path, inner)
+    (inner / "sub").mkdir()
+    shutil.copy(tmp_path / "outer" / "model.safetensors", inner / "sub")
+    (inner / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    with pytest.raises(EdgeVqaError, match="is missing from"):
+        convert(inner, tmp_path / "made", Options())
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_full_disk_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+    import resource
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+    line = one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "made", preexec_fn=limited))
+    assert "cannot be written" in line
+    assert not any(tmp_path.iterdir()), list(tmp_path.iterdir())
+
+
+# -- ready gguf files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_float_gguf_pair_becomes_the_bundle_its_checkpoint_becomes(kind: str, tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", kind)
+    convert(checkpoint, tmp_path / "float", Options(quant="f32", vision_type="f32"))
+    (tmp_path / "float" / "bundle.json").unlink()
+    for quant in ("rtn:q4_k_m", "hqq:q4_1"):
+        direct = convert(checkpoint, tmp_path / "direct", Options(quant=quant, name="same", force=True))
+        paired = convert(tmp_path / "float", tmp_path / "paired", Options(quant=quant, name="same", force=True))
+        assert paired.prompt == direct.prompt
+        assert paired.quantisation == direct.quantisation
+        pixels, wanted = paired.runtime.preprocessing, direct.runtime.preprocessing
+        assert (pixels.method, pixels.tile, pixels.tile_tokens) == (wanted.method, wanted.tile, wanted.tile_tokens)
+        for file in ("lm.gguf", "mmproj.gguf"):
+            ours, theirs = (read(tmp_path / folder / file)[1] for folder in ("paired", "direct"))
+            assert {n: (t.tensor_type, t.data.tobytes()) for n, t in ours.items()} == {
+                n: (t.tensor_type, t.data.tobytes()) for n, t in theirs.items()
+            }
+
+
+def test_a_pair_of_an_unknown_projector_runs_as_llama_cpp_cuts_pictures(tmp_path: Path, f32_bundle: Bundle) -> None:
+    """Idefics3's files under a template that knows no pictures: llama.cpp's own preprocessing and markers."""
+    import edge_vqa
+
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{% for m in messages %}User:{{ m['content'] }}{% endfor %}<end_of_utterance>\nAssistant:")
+    template = plain.read_text()
+    options = Options(quant="keep", chat_template=template, max_tokens=8)
+    manifest = convert(f32_bundle.files["lm"], tmp_path / "kept", options)
+    assert manifest.runtime.preprocessing.method == "native"
+    assert manifest.prompt.before.endswith("User:") and manifest.prompt.question == "{question}"
+    with edge_vqa.load(tmp_path / "kept") as model:
+        ours = model.ask(EXAMPLES / "shape.png", "what shape is this?", detail="high", gate=False)
+    with edge_vqa.load(f32_bundle.folder) as model:  # cut by us: the same slices, scaled by another filter
+        wanted = model.ask(EXAMPLES / "shape.png", "what shape is this?", detail="high", gate=False)
+    assert ours.text == wanted.text and ours.trace.image_tokens == wanted.trace.image_tokens > 16
+    assert abs(ours.trace.tokens[0].logprob - wanted.trace.tokens[0].logprob) < 0.5
+
+
+def test_ready_files_that_are_no_pair_are_refused(tmp_path: Path, mini: Bundle, f32_bundle: Bundle) -> None:
+    lm, tower = f32_bundle.files["lm"], f32_bundle.files["vision"]
+
+    def refusal(source: Path, **options: object) -> str:
+        with pytest.raises(EdgeVqaError) as caught:
+            convert(source, tmp_path / "made", Options(**options))  # type: ignore[arg-type]
+        assert not (tmp_path / "made").exists()
+        return str(caught.value)
+
+    assert "is quantised already" in refusal(mini.files["lm"])
+    assert "not a language model and a vision tower" in refusal(tower, mmproj=lm)
+    assert "is no language model" in refusal(tower)
+    (tmp_path / "one").mkdir()
+    shutil.copy(lm, tmp_path / "one" / "lm.gguf")
+    assert "0 vision towers" in refusal(tmp_path / "one")
+    (tmp_path / "one" / "mmproj.gguf").write_bytes(tower.read_bytes()[:5000])
+    assert "not a sound gguf file" in refusal(tmp_path / "one")
+    assert "not a sound gguf file" in refusal(tmp_path / "one", quant="keep")
+
+
+# -- looking inside ---------------------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_groups_types_and_every_tensor(run: Run, tmp_path: Path, mini: Bundle) -> None:
+    shown = run("edge-vqa-convert", "inspect", mini.folder).stdout
+    for words in ("llama", "width 256, layers 4", "feed-forward", "q4_k 10, q6_k 2", "idefics3", "chat template"):
+        assert words in shown, words
+    listed = run("edge-vqa-convert", "inspect", mini.files["lm"], "--tensors").stdout
+    assert sum(line.lstrip().startswith("blk.") for line in listed.splitlines()) == 36
+    sections = json.loads(run("edge-vqa-convert", "inspect", CHECKPOINT, "--json").stdout)
+    assert [section["title"] for section in sections] == ["language model", "vision tower"]
+    weights = sum(group["weights"] for section in sections for group in section["groups"])
+    with Checkpoint(CHECKPOINT) as checkpoint:
+        assert weights == sum(int(np.prod(checkpoint.shape(name))) for name in checkpoint.names())
+    make(tmp_path / "odd", "qwen2_5_vl")
+    assert "rows of 64, 96 go into blocks of 32" in run("edge-vqa-convert", "inspect", tmp_path / "odd").stdout
+    assert "no bundle" in one_line(run("edge-vqa-convert", "inspect", tmp_path / "none"))
+
+
+def test_compare_measures_what_quantisation_costs(run: Run, tmp_path: Path, easy_questions: list[Asked]) -> None:
+    lines = [
+        json.dumps({"question_id": i, "image": str(path), "question": question, "answers": [answer]})
+        for i, path, question, answer in easy_questions[:40]
+    ]
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    for quant in ("f16", "q8_0", "q2_k"):
+        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, vision_type="f16", max_tokens=8))
+    folders = [tmp_path / quant for quant in ("f16", "q8_0", "q2_k")]
+    command = ("edge-vqa-convert", "compare", *folders, "--data", tmp_path / "q.jsonl")
+    result = run(*command, "-o", tmp_path / "out")
+    assert result.returncode == 0 and "40 questions of q.jsonl" in result.stdout, result.stderr
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())["bundles"]
+    assert (tmp_path / "out" / "compare.png").read_bytes()[:4] == b"\x89PNG"
+    kl = [row["kl"]["value"] for row in rows]
+    assert kl[0] == 0 < kl[1] < kl[2], kl
+    assert all(-1e-6 < value for row in rows for value in row["kl_each"])
+    assert rows[0]["same"]["value"] == 1 and rows[0]["accuracy"]["value"] > 0.95
+    assert rows[0]["bytes"] > rows[1]["bytes"] > rows[2]["bytes"]
+    printed = json.loads(run(*command, "--json", "--limit", "5").stdout)
+    assert printed["questions"] == 5
+    assert "no answers" in one_line(run(*command[:-1], _unlabelled(tmp_path)))
+
+
+def _unlabelled(folder: Path) -> Path:
+    path = folder / "unlabelled.jsonl"
+    path.write_text(json.dumps({"question_id": "1", "image": "x.png", "question": "what?"}))
+    return path
 
 
 def test_the_command_converts_and_never_replaces_by_accident(run: Run, tmp_path: Path) -> None:
