@@ -79,7 +79,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
   edge-vqa-convert lm-f16.gguf --mmproj mmproj-f16.gguf -o bundle --quant rtn:q4_k_m\n
   edge-vqa-convert folder-with-a-gguf-pair -o bundle --quant keep\n\n
 [bold]METHOD[/bold] is one of\n
-  rtn               llama.cpp's rounding: f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_k_s q4_1 q4_0 iq4_nl q3_k_m q3_k_s q2_k\n
+  rtn               llama.cpp's rounding: f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_k_s q4_k q4_1 q4_0 iq4_nl q3_k_m q3_k_s q2_k\n
   hqq               half-quadratic quantisation: q4_1\n
   mbq+rtn, mbq+hqq  modality-balanced equalisation first, then rounding (needs --calibration)\n
   mbq-imatrix       rounding weighted by modality-balanced importance (needs --calibration)\n

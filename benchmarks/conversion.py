@@ -1,0 +1,190 @@
+"""Time and memory of a conversion, beside llama.cpp's own convert + quantize, on checkpoints of real shapes.
+
+    python -m benchmarks.conversion --llama-cpp LLAMA_CPP [--shape qwen2-vl-2b] [--repeat 3] [--quant q4_k_m]
+
+LLAMA_CPP is the source tree of the llama.cpp inside the installed llama-cpp-python (vendor/llama.cpp of its source
+distribution); without it only ours is measured. Weights are random bfloat16: speed does not depend on them. Ours and theirs
+alternate; each runs in a process of its own, whose peak resident memory is read when it ends. Theirs is convert_hf_to_gguf.py
+to bf16 for the LM and to q8_0 for the vision tower, then llama_model_quantize, which llama-quantize calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters import architectures
+from converters.architectures import Plan
+from tests.converters import tokenizers
+
+SMOL_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+SMOL_VISION |= {"image_size": 512, "patch_size": 16}
+SMOL_TEXT = {"model_type": "llama", "vocab_size": 49280, "rms_norm_eps": 1e-5, "rope_theta": 100000}
+SMOL_TEXT |= {"max_position_embeddings": 8192, "architectures": ["VLlama3ForCausalLM"]}
+STATISTICS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+# From the config.json of HuggingFaceTB/SmolVLM-256M-Instruct, SmolVLM-500M-Instruct and Qwen/Qwen2-VL-2B-Instruct
+SHAPES: dict[str, dict[str, Any]] = {
+    "smolvlm-256m": {
+        "model_type": "smolvlm",
+        "architectures": ["SmolVLMForConditionalGeneration"],
+        "text_config": SMOL_TEXT
+        | {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+        | {"num_attention_heads": 9, "num_key_value_heads": 3},
+        "vision_config": SMOL_VISION,
+        "scale_factor": 4,
+        "tie_word_embeddings": True,
+    },
+    "smolvlm-500m": {
+        "model_type": "smolvlm",
+        "architectures": ["SmolVLMForConditionalGeneration"],
+        "text_config": SMOL_TEXT
+        | {"hidden_size": 960, "intermediate_size": 2560, "num_hidden_layers": 32}
+        | {"num_attention_heads": 15, "num_key_value_heads": 5},
+        "vision_config": SMOL_VISION,
+        "scale_factor": 4,
+        "tie_word_embeddings": True,
+    },
+    "qwen2-vl-2b": {
+        "model_type": "qwen2_vl",
+        "architectures": ["Qwen2VLForConditionalGeneration"],
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "tie_word_embeddings": True,
+        "vision_config": {"depth": 32, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4},
+    },
+}
+
+
+def make(folder: Path, shape: str) -> Plan:
+    """Write a checkpoint of random weights; returns its plan."""
+    folder.mkdir(parents=True)
+    config = SHAPES[shape]
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(STATISTICS | {"size": {"longest_edge": 2048}}))
+    if "qwen" in shape:
+        tokenizers.qwen2(folder)
+    else:
+        mini = Path("recipes/mini/checkpoint")
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            (folder / name).write_bytes((mini / name).read_bytes())
+    _, plan = architectures.plan(config, STATISTICS)
+    rules = {rule.source: rule.shape for rule in (*plan.lm.values(), *plan.vision.values()) if rule.source not in plan.optional}
+    header, at = {}, 0
+    for name, size in rules.items():
+        n = 2 * math.prod(size)
+        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [at, at + n]}
+        at += n
+    text = json.dumps(header).encode()
+    noise = (np.random.default_rng(0).standard_normal(1 << 22, np.float32) * 0.02).view(np.uint32) >> 16
+    block = noise.astype(np.uint16).tobytes()
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        left = at
+        while left:
+            left -= stream.write(block[: min(left, len(block))])
+    return plan
+
+
+THEIRS = """
+import ctypes, sys, subprocess
+from pathlib import Path
+llama_cpp, checkpoint, out, number, threads, pre = sys.argv[1:]
+run = '''
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+sys.path.insert(1, sys.argv[1] + "/gguf-py")
+from conversion.base import TextModel
+pre = sys.argv[2]
+TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+sys.argv = ["convert_hf_to_gguf.py", *sys.argv[3:]]
+runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
+'''
+for file, arguments in (("whole.gguf", ["--outtype", "bf16"]), ("mmproj.gguf", ["--outtype", "q8_0", "--mmproj"])):
+    command = [sys.executable, "-c", run, llama_cpp, pre, checkpoint, "--outfile", f"{out}/{file}", *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+quantise = '''
+import sys
+from edge_vqa import native
+llama, _ = native.bindings()
+params = llama.llama_model_quantize_default_params()
+params.ftype, params.nthread = int(sys.argv[3]), int(sys.argv[4])
+sys.exit(llama.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), params))
+'''
+subprocess.run([sys.executable, "-c", quantise, f"{out}/whole.gguf", f"{out}/lm.gguf", number, threads], check=True)
+Path(f"{out}/whole.gguf").unlink()
+"""
+
+
+def timed(command: list[str]) -> tuple[float, float]:
+    """Seconds, and the peak resident megabytes of the largest process."""
+    began = time.perf_counter()
+    measured = f"import resource, subprocess, sys; subprocess.run({command!r}, check=True, stdout=subprocess.DEVNULL)\n"
+    measured += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    out = subprocess.run([sys.executable, "-c", measured], check=True, capture_output=True, text=True)
+    return time.perf_counter() - began, int(out.stdout.split()[-1]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llama-cpp", type=Path)
+    parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--quant", default="q4_k_m")
+    chosen = parser.parse_args()
+    from converters.quantisers import rtn
+
+    threads = os.cpu_count() or 1
+    for shape in chosen.shape or SHAPES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            plan = make(folder / "checkpoint", shape)
+            largest = max(math.prod(rule.shape) * 4 for rule in (*plan.lm.values(), *plan.vision.values())) / 2**20
+            size = (folder / "checkpoint" / "model.safetensors").stat().st_size / 1e9
+            ours, theirs = [], []
+            convert = str(Path(sys.executable).with_name("edge-vqa-convert"))
+            for _ in range(chosen.repeat):
+                command = [convert, str(folder / "checkpoint"), "-o", str(folder / "ours"), "--force", "--quant", chosen.quant]
+                ours.append(timed(command))
+                if chosen.llama_cpp:
+                    (folder / "theirs").mkdir(exist_ok=True)
+                    number, pre = str(rtn.TYPES[chosen.quant][1]), "qwen2" if "qwen" in shape else "smollm"
+                    arguments = [str(chosen.llama_cpp), str(folder / "checkpoint"), str(folder / "theirs"), number]
+                    theirs.append(timed([sys.executable, "-c", THEIRS, *arguments, str(threads), pre]))
+            memory = max(m for _, m in ours)
+            print(f"{shape}: {size:.2f} GB of bf16, largest tensor {largest:.0f} MB in f32, {chosen.quant}, {threads} threads")
+            print(f"  ours      {statistics.median(t for t, _ in ours):6.1f} s  {memory:6.0f} MB", end="")
+            print(f" (allowed: 2 x {largest:.0f} + 500 = {2 * largest + 500:.0f} MB)")
+            if theirs:
+                print(f"  llama.cpp {statistics.median(t for t, _ in theirs):6.1f} s  {max(m for _, m in theirs):6.0f} MB")
+                ratios = [a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]
+                print(
+                    f"  time, ours / llama.cpp: {statistics.median(ratios):.2f} (of {len(ratios)}: {min(ratios):.2f}-{max(ratios):.2f})"
+                )
+            lm, tower = ((folder / "ours" / file).stat().st_size for file in ("lm.gguf", "mmproj.gguf"))
+            weights = sum(math.prod(rule.stored) for n, rule in plan.lm.items() if rule.source not in plan.optional)
+            whole = sum(math.prod(rule.stored) for rule in plan.vision.values()) + weights
+            print(f"  LM {lm / 1e6:.0f} MB, {lm / (2 * weights):.1%} of bf16; all {(lm + tower) / 1e6:.0f} MB, ", end="")
+            print(f"{(lm + tower) / (2 * whole):.1%} of bf16", flush=True)
+
+
+if __name__ == "__main__":
+    main()
