@@ -176,9 +176,8 @@ def main() -> None:
             if theirs:
                 print(f"  llama.cpp {statistics.median(t for t, _ in theirs):6.1f} s  {max(m for _, m in theirs):6.0f} MB")
                 ratios = [a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]
-                print(
-                    f"  time, ours / llama.cpp: {statistics.median(ratios):.2f} (of {len(ratios)}: {min(ratios):.2f}-{max(ratios):.2f})"
-                )
+                spread = f"of {len(ratios)}: {min(ratios):.2f}-{max(ratios):.2f}"
+                print(f"  time, ours / llama.cpp: {statistics.median(ratios):.2f} ({spread})")
             lm, tower = ((folder / "ours" / file).stat().st_size for file in ("lm.gguf", "mmproj.gguf"))
             weights = sum(math.prod(rule.stored) for n, rule in plan.lm.items() if rule.source not in plan.optional)
             whole = sum(math.prod(rule.stored) for rule in plan.vision.values()) + weights

@@ -8,7 +8,8 @@ of the test mix. No choice was made on the test mix; methods were tried on other
 One rounding of one small model is a lottery: whether a method looks good depends on how a few weights happen to fall. So each
 method is applied to several exact copies of the model: input channels of norms and MLPs times random factors near 1 that the
 weights before them undo (the first copy has none). All copies compute the same function in float, and round differently.
-Writes docs/quantisation.md's table and docs/quantisation.png.
+Prints the table of docs/quantisation.md. In it a KL's interval is over pictures, with the mean of the copies; "copies" has the
+mean KL of each copy; the last column compares with plain rounding into the same type, over draws of copies and pictures.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from converters import compare as comparison
 from converters.convert import Model, Options, opened, write
@@ -29,6 +32,7 @@ from converters.quantisers import mbq
 from edge_vqa import bundle as bundles
 from edge_vqa import questions as files
 
+Floats = npt.NDArray[np.float64]
 CHECKPOINT = Path("recipes/mini/checkpoint")
 BUILD = Path("build/mini/quantisation")
 QUESTIONS = Path("build/mini/questions")
@@ -97,10 +101,53 @@ def _tell(name: str, done: int, total: int) -> None:
         print(f"{name}: {total} questions", flush=True)
 
 
+def report(measured: list[dict[str, Any]], pictures: list[str]) -> str:
+    """A Markdown table: every method, its size, accuracy and KL, and its KL as a share of plain rounding's in the same type."""
+    rows = {quant: [next(b for b in copy["bundles"] if b["quantisation"] == quant) for copy in measured] for quant in METHODS}
+    each = {quant: np.array([row["kl_each"] for row in found]) for quant, found in rows.items()}  # [copies, questions]
+    whole = rows["rtn:bf16"][0]["lm_bytes"]
+    lines = [
+        "| LM | MB | of bf16 | accuracy, % | same answers, % | ECE | KL, 1e-3 nats | copies | KL / plain rounding |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for quant, found in rows.items():
+        kl = comparison.bootstrap(each[quant].mean(0), pictures)
+        accuracy, same, ece = (np.mean([_value(row[key]) for row in found]) for key in ("accuracy", "same", "ece"))
+        spread = ", ".join(f"{1000 * value:.2f}" for value in each[quant].mean(1))
+        method, _, type_ = quant.partition(":")
+        plain = f"rtn:{type_}"
+        against = "" if method == "rtn" else _ratio(each[quant], each[plain], pictures)
+        lines.append(
+            f"| {quant} | {found[0]['lm_bytes'] / 1e6:.2f} | {found[0]['lm_bytes'] / whole:.1%} | {100 * accuracy:.1f}"
+            f" | {100 * same:.1f} | {ece:.3f} | {1000 * kl.value:.3f} [{1000 * kl.low:.3f}, {1000 * kl.high:.3f}]"
+            f" | {spread} | {against} |"
+        )
+    return "\n".join(lines)
+
+
+def _value(figure: Any) -> float:
+    return float(figure["value"] if isinstance(figure, dict) else figure)
+
+
+def _ratio(ours: Floats, plain: Floats, pictures: list[str]) -> str:
+    """Ratio of mean KLs with its 95 % interval, over draws of copies and of pictures."""
+    _, place = np.unique(pictures, return_inverse=True)
+    by_picture = [np.stack([np.bincount(place, row) for row in kl]) for kl in (ours, plain)]  # [copies, pictures]
+    rng, draws = np.random.default_rng(0), []
+    copies, number = by_picture[0].shape
+    for _ in range(2000):
+        picked = rng.integers(0, number, number)
+        sums = [kl[rng.integers(0, copies, copies)][:, picked].sum() for kl in by_picture]
+        draws.append(sums[0] / sums[1])
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{ours.mean() / plain.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
 def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     measured = [json.loads(measure(number).read_text()) for number in range(COPIES)]
-    print(f"{len(measured)} copies measured: {measured[0]['questions']} questions, {len(measured[0]['bundles'])} bundles")
+    _, asked = splits()
+    print(report(measured, [str(question.image) for question in asked]))
 
 
 if __name__ == "__main__":
