@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from converters.convert import Method, Model, Options, Progress
 
 MOST_QUESTIONS = 128  # as in the paper
+MOST_TOKENS = 16384  # of all questions: what a layer of an 8B model sees then fits beside it in 16 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +88,13 @@ def collect(
         engine = Engine(stub, vision, model.preprocessing, context=64, threads=threads)
         try:
             table = _Embeddings(model.lm)
-            made = []
+            made: list[Sample] = []
             for number, question in enumerate(asked, 1):
                 made.append(_sample(model, engine, table, question))
                 progress(number)
+                if sum(len(sample.vision) for sample in made) >= MOST_TOKENS:
+                    progress(len(asked))
+                    break
             return made
         finally:
             engine.close()

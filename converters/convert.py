@@ -6,6 +6,7 @@ No float copy of the LM is written on the way: each tensor goes from the checkpo
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,8 +168,9 @@ def lm_types(lm: Half, type_: str) -> dict[str, str]:
         return (int(name.split(".")[1]), name) if name.startswith("blk.") else (-1, name)
 
     shapes = [(name, lm.tensors[name].shape) for name in sorted(lm.tensors, key=place)]
-    heads, keys = lm.number("attention.head_count"), lm.number("attention.head_count_kv")
-    return rtn.tensor_types(shapes, type_, rtn.Shape(lm.number("block_count"), heads // max(1, keys)))
+    heads = lm.number("attention.head_count", 1)
+    keys = lm.number("attention.head_count_kv", heads)
+    return rtn.tensor_types(shapes, type_, rtn.Shape(lm.number("block_count"), heads // keys))
 
 
 def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Floats]) -> list[Entry]:
@@ -193,7 +195,7 @@ def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
             stored = "f32" if type_ == "f32" else "f16"
         elif len(part.shape) == 1 or "position_embd" in name:
             stored = "f32"
-        elif len(part.shape) > 2:  # convolutions of other architectures
+        elif len(part.shape) > 2 or not name.endswith(".weight") or re.search(rtn.FLOAT_ONLY, name):  # other architectures'
             stored = part.dtype if part.dtype != "bf16" else "f16"
         else:
             stored = type_ if ggml.fits(type_, part.shape) else "f16"

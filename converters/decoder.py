@@ -95,7 +95,8 @@ def decoder_of(lm: Half) -> Decoder:
         raise EdgeVqaError(
             f"calibration knows the decoder layers of {' and '.join(KNOWN)}, not those of {kind}", "use rtn or hqq without it"
         )
-    heads, keys = lm.number("attention.head_count"), lm.number("attention.head_count_kv")
+    heads = lm.number("attention.head_count")
+    keys = lm.number("attention.head_count_kv", heads)
 
     def value(key: str, default: float) -> float:
         found = lm.metadata.get(f"{kind}.{key}", default)

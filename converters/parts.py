@@ -42,10 +42,15 @@ class Half:
     metadata: dict[str, Any]
     tensors: dict[str, Part]
 
-    def number(self, key: str) -> int:
-        """A number of the LM, as in `number("block_count")`."""
-        value = self.metadata[f"{self.metadata['general.architecture']}.{key}"]
-        return int(value.value if isinstance(value, Kept) else value)
+    def number(self, key: str, default: int | None = None) -> int:
+        """A number of the LM, as in `number("block_count")`; where layers differ, the largest. Raises EdgeVqaError."""
+        name = f"{self.metadata['general.architecture']}.{key}"
+        found = self.metadata.get(name, default)
+        found = found.value if isinstance(found, Kept) else found
+        found = max(found, default=None) if isinstance(found, list) else found
+        if not isinstance(found, int) or found < 1:
+            raise EdgeVqaError(f"the language model's file has no usable {name}", "convert it again")
+        return found
 
 
 @dataclass(frozen=True)

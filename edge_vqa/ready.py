@@ -79,13 +79,15 @@ def describe(
     if is_vision(lm) or not is_vision(vision):
         raise EdgeVqaError("these two files are not a language model and a vision tower", "give the LM, then its mmproj")
     data = vision.metadata
-    projector = data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp"
+    if lm.metadata.get("split.count", 1) != 1:
+        raise EdgeVqaError("the language model comes in several parts", "merge them with llama-gguf-split --merge")
+    projector = str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
     if not data.get("clip.has_vision_encoder"):
         raise EdgeVqaError("the mmproj file holds no vision encoder", "give the mmproj of a vision model")
     architecture, image_token = PROJECTORS.get(projector, (str(lm.metadata.get("general.architecture")), None))
     words = _vocabulary(lm.metadata, template)
     try:
-        preprocessing = _preprocessing(str(projector), vision)
+        preprocessing = _preprocessing(projector, vision)
     except (KeyError, TypeError, ZeroDivisionError):
         raise EdgeVqaError(f"the mmproj file lacks what its projector {projector!r} needs", "convert it again") from None
     try:

@@ -85,7 +85,8 @@ def calibrate(
             inputs: dict[str, list[Tensor]] = {}
 
             def keep(name: str, t: Tensor, inputs: dict[str, list[Tensor]] = inputs) -> None:
-                inputs.setdefault(name, []).append(t)
+                if name in GROUPS:
+                    inputs.setdefault(name, []).append(t)
 
             states = [decoder.layer(x, w, a, keep) for x, a in zip(states, angles, strict=True)]
             for group, (linears, _) in GROUPS.items():

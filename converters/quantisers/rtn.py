@@ -31,6 +31,11 @@ TYPES = {
     "q2_k": ("q2_k", 10, "q6_k"),
 }
 OWN = ("q4_k",)
+# Small or delicate tensors of other architectures, which llama.cpp does not quantise either (tensor_allows_quantization)
+FLOAT_ONLY = (
+    r"_norm\.weight$|ffn_gate_inp|position_embd|pos_embd|rel_pos|patch_embd|patch_merger|token_types|ssm_conv1d|shortconv"
+    r"|time_mix|altup|laurel|per_layer_model_proj|attn_rel_b|sam\.n"
+)
 FLOATS = {"f32": 0, "f16": 1, "bf16": 32}
 # Rows that are no multiple of 256 (576 in SmolVLM-256M) go into blocks of 32. llama.cpp takes q5_0 for q4_k, a fifth
 # larger, and q4_0 below; iq4_nl has the size of q4_0 and a table of levels that fits weights better. For q5_k it takes q5_1.
@@ -87,7 +92,7 @@ def tensor_types(tensors: Iterable[tuple[str, tuple[int, ...]]], type_: str, sha
     names = [name for name, _ in tensors]
     chosen, v_seen, down_seen = {}, 0, 0
     for name, size in tensors:
-        if len(size) < 2:
+        if len(size) < 2 or not name.endswith(".weight") or re.search(FLOAT_ONLY, name):
             chosen[name] = "f32"
             continue
         if type_ in FLOATS:
