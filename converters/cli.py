@@ -264,12 +264,12 @@ def compare(
     header, *lines = comparison.table(rows)
     made = Table(box=box.SIMPLE, pad_edge=False)
     for number, column in enumerate(header):
-        made.add_column(column, justify="left" if number < 3 else "right", overflow="fold")
+        made.add_column(column, justify="left" if number < 3 else "right", no_wrap=number < 5)
     for line in lines:
         made.add_row(*line)
     console = Console(highlight=False)
     console.print(made)
-    console.print(f"{len(asked)} questions of {data.name}; [95 % intervals by bootstrap over pictures]", markup=False)
+    console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures", markup=False)
 
 
 def main() -> None:

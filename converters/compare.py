@@ -183,16 +183,15 @@ def _divergence(rows: BinaryIO, ours: npt.NDArray[np.float32]) -> float:
 
 def table(rows: Sequence[Row]) -> Iterator[list[str]]:
     """Header and lines of the comparison, as text; sizes in MB and as a share of the reference's."""
-    yield ["bundle", "LM", "vision", "bits", "LM MB", "all MB", "accuracy", "KL, 1e-3 nats", "same answers", "ECE"]
+    yield ["bundle", "LM", "vision", "LM MB", "all MB", "accuracy, %", "KL, 1e-3 nats", "same answers, %", "ECE"]
     first = rows[0]
     for row in rows:
         yield [
             row.name,
             row.quantisation,
             row.vision,
-            f"{row.bits_per_weight:.2f}",
-            f"{row.lm_bytes / 1e6:.2f} ({row.lm_bytes / first.lm_bytes:.1%})",
-            f"{row.bytes / 1e6:.2f} ({row.bytes / first.bytes:.1%})",
+            f"{row.lm_bytes / 1e6:.2f} ({row.lm_bytes / first.lm_bytes:.0%})",
+            f"{row.bytes / 1e6:.2f} ({row.bytes / first.bytes:.0%})",
             _interval(row.accuracy, 100, 1),
             "0" if row is first else _interval(row.kl, 1000, 2),
             _interval(row.same, 100, 1),
@@ -235,7 +234,9 @@ def plot(rows: Sequence[Row], stream: BinaryIO) -> None:
             megabytes = [row.lm_bytes / 1e6 for row in chosen]
             axis.errorbar(megabytes, values, np.maximum(spread, 0), fmt="o", capsize=3, label=method, color=f"C{number}")
             for x, y, row in zip(megabytes, values, chosen, strict=True):
-                axis.annotate(row.quantisation.split(":")[1], (x, y), (4, 4), textcoords="offset points", fontsize=8)
+                if axis is right:
+                    axis.annotate(row.quantisation.split(":")[1], (x, y), (4, 4), textcoords="offset points", fontsize=8)
+        axis.margins(x=0.15)
         axis.set_xlabel("language model, MB")
         axis.grid(alpha=0.3)
     left.set_ylabel("accuracy, %")
