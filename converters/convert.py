@@ -74,7 +74,6 @@ METHODS = {
     "mbq+rtn": ("rtn", True, False),
     "mbq+hqq": ("hqq", True, False),
     "mbq-imatrix": ("rtn", False, True),
-    "mbq+mbq-imatrix": ("rtn", True, True),
 }
 
 

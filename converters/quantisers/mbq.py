@@ -68,7 +68,7 @@ def calibrate(
     importance: bool = False,
     progress: Progress = lambda step, done, total: None,
 ) -> tuple[Half, dict[str, Floats]]:
-    """Search scales with `rounded` and fold them into `lm` (None: leave it), and weigh input channels with `importance`.
+    """Search scales with `rounded` and fold them into `lm`, or (`rounded` None) weigh input channels with `importance`.
 
     Importance of a channel: sum over text tokens + r * sum over vision tokens of x^2, by gguf name.
     """
@@ -91,14 +91,13 @@ def calibrate(
             states = [decoder.layer(x, w, a, keep) for x, a in zip(states, angles, strict=True)]
             for group, (linears, _) in GROUPS.items():
                 token_weight = balance.weights(samples, group)
-                x = torch.cat(inputs[group])
-                s = torch.ones(x.shape[1])
                 if rounded:
                     search = partial(_round_all, rounded, number)
                     s = _search(decoder, group, inputs[group], angles, w, search, token_weight)
                     scales[f"blk.{number}.{group}"] = s.numpy()
                 if importance:
-                    second = (x.pow(2) * token_weight[:, None]).sum(0) / token_weight.sum() / s.pow(2)
+                    x = torch.cat(inputs[group])
+                    second = (x.pow(2) * token_weight[:, None]).sum(0) / token_weight.sum()
                     weighed |= {f"blk.{number}.{part}.weight": second.numpy() for part in linears}
     if importance and "output.weight" in lm.tensors:
         last = decoder.norm(torch.cat(states), torch.from_numpy(lm.tensors["output_norm.weight"].read()))
