@@ -17,7 +17,7 @@ import numpy as np
 from converters import ggml, writer
 from converters.ggml import Floats
 from converters.parts import Half
-from converters.quantisers import hqq, mbq
+from converters.quantisers import mbq
 from converters.writer import Entry
 from edge_vqa import questions as files
 from edge_vqa.engine import Engine
@@ -55,19 +55,16 @@ def apply(model: Model, method: Method, vision: Path, options: Options, progress
         import torch  # noqa: F401
     except ImportError:
         raise EdgeVqaError("torch is not installed", 'pip install "edge-vqa[calibrate]"') from None
-    from converters.convert import lm_types
+    from converters.convert import coder_of, lm_types
 
     assert options.calibration is not None
     asked = files.read(options.calibration, labelled=True)[:MOST_QUESTIONS]
     samples = collect(model, vision, asked, options.threads, lambda done: progress("calibration", done, len(asked)))
     types = lm_types(model.lm, method.type)
 
-    def rounded(name: str, values: Floats, importance: Floats | None = None) -> Floats:
+    def rounded(name: str, values: Floats) -> Floats:
         """A tensor after a round trip through the quantiser that will be used."""
-        if method.rounding == "hqq" and types[name] == hqq.TYPE:
-            return ggml.dequantise(hqq.quantise(values, threads=options.threads), types[name])
-        coded = ggml.quantise(values, types[name], importance=importance, threads=options.threads)
-        return ggml.dequantise(coded, types[name])
+        return ggml.dequantise(coder_of(method, types[name], options.threads)(values), types[name])
 
     return mbq.calibrate(
         model.lm,

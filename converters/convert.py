@@ -17,7 +17,7 @@ from converters.architectures import Plan
 from converters.checkpoint import Checkpoint
 from converters.ggml import Floats
 from converters.parts import FLOATS, Half
-from converters.quantisers import hqq, rtn
+from converters.quantisers import hqq, iq4_nl, rtn
 from converters.tokenizer import Tokenizer
 from converters.writer import Entry
 from edge_vqa import bundle, gguf_file, native, ready
@@ -175,15 +175,26 @@ def lm_types(lm: Half, type_: str) -> dict[str, str]:
 def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Floats]) -> list[Entry]:
     """The LM's tensors as they are to be written. importance: by gguf name, one number an input channel."""
 
-    def coder(name: str, type_: str) -> writer.Coder:
-        if method.rounding == "hqq" and type_ == hqq.TYPE:
-            return lambda values: hqq.quantise(values, threads=threads)
-        return lambda values: ggml.quantise(values, type_, importance=importance.get(name), threads=threads)
-
     return [
-        Entry(name, lm.tensors[name].shape, type_, lm.tensors[name].read, lm.tensors[name].origin, coder(name, type_))
+        Entry(
+            name,
+            lm.tensors[name].shape,
+            type_,
+            lm.tensors[name].read,
+            lm.tensors[name].origin,
+            coder_of(method, type_, threads, importance.get(name)),
+        )
         for name, type_ in lm_types(lm, method.type).items()
     ]
+
+
+def coder_of(method: Method, type_: str, threads: int, importance: Floats | None = None) -> writer.Coder:
+    """What makes blocks of `type_` under a method."""
+    if method.rounding == "hqq" and type_ == hqq.TYPE:
+        return lambda values: hqq.quantise(values, threads=threads)
+    if type_ == "iq4_nl" and method.type != "iq4_nl":  # in place of a K-type
+        return lambda values: iq4_nl.quantise(values, importance=importance, threads=threads)
+    return lambda values: ggml.quantise(values, type_, importance=importance, threads=threads)
 
 
 def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:

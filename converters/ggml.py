@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -95,15 +96,20 @@ def quantise(values: Floats, type_: str, *, importance: Floats | None = None, th
             None if importance is None else importance.ctypes.data,
         )
 
-    rows = max(1, _CHUNK // n)
-    parts = [(first, min(first + rows, len(flat))) for first in range(0, len(flat), rows)]
+    in_parts(run, len(flat), max(1, _CHUNK // n), threads)
+    return out.reshape(*values.shape[:-1], -1)
+
+
+def in_parts(run: Callable[[int, int], None], total: int, most: int, threads: int) -> None:
+    """run(first, last) over 0..total in parts of at most `most`, shared between threads: numpy and ggml release the GIL."""
+    size = max(1, min(most, -(-total // threads)))  # a part for each thread at least
+    parts = [(first, min(first + size, total)) for first in range(0, total, size)]
     if threads == 1 or len(parts) == 1:
         for part in parts:
             run(*part)
     else:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(lambda part: run(*part), parts))
-    return out.reshape(*values.shape[:-1], -1)
 
 
 def dequantise(data: Bytes, type_: str) -> Floats:

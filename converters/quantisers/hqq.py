@@ -10,8 +10,6 @@ plain Q4_1 of llama.cpp among them.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import numpy.typing as npt
 
@@ -83,16 +81,10 @@ def quantise(values: Floats, *, threads: int = 1, steps: int = STEPS) -> Bytes:
     blocks = np.ascontiguousarray(values, np.float32).reshape(-1, BLOCK)
     out = np.empty((len(blocks), 20), np.uint8)
 
-    def run(first: int) -> None:
-        out[first : first + _CHUNK] = pack(*solve(blocks[first : first + _CHUNK], steps))
+    def run(first: int, last: int) -> None:
+        out[first:last] = pack(*solve(blocks[first:last], steps))
 
-    starts = range(0, len(blocks), _CHUNK)
-    if threads == 1 or len(starts) == 1:
-        for first in starts:
-            run(first)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, starts))
+    ggml.in_parts(run, len(blocks), _CHUNK, threads)
     return out.reshape(*values.shape[:-1], -1)
 
 

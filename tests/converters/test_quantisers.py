@@ -16,7 +16,7 @@ from converters.checkpoint import Checkpoint
 from converters.convert import METHODS, Model, Options, convert, lm_types, opened, parse_quant, write
 from converters.decoder import decoder_of
 from converters.ggml import Floats
-from converters.quantisers import hqq, mbq, rtn
+from converters.quantisers import hqq, iq4_nl, mbq, rtn
 from edge_vqa import EdgeVqaError, native
 from edge_vqa import bundle as bundles
 from edge_vqa import questions as files
@@ -111,6 +111,27 @@ def test_threads_change_nothing() -> None:
     for type_ in ("q4_k", "q8_0", "q4_1"):
         assert np.array_equal(ggml.quantise(values, type_, threads=3), ggml.quantise(values, type_))
     assert np.array_equal(hqq.quantise(values, threads=3), hqq.quantise(values))
+
+
+def test_iq4_nl_for_odd_rows_is_nearly_as_good_as_llama_cpps_and_much_better_than_q4_0() -> None:
+    rng = np.random.default_rng(4)
+    for values in (rng.standard_normal((256, 960), np.float32), rng.standard_t(4, (256, 576)).astype(np.float32)):
+        coded = iq4_nl.quantise(values, threads=2)
+        assert coded.shape == ggml.quantise(values, "iq4_nl").shape
+        errors = {
+            "ours": ggml.dequantise(coded, "iq4_nl"),
+            "llama.cpp": ggml.dequantise(ggml.quantise(values, "iq4_nl"), "iq4_nl"),
+            "q4_0": ggml.dequantise(ggml.quantise(values, "q4_0"), "q4_0"),
+        }
+        rms = {name: float(np.sqrt(np.square(made - values).mean())) for name, made in errors.items()}
+        print(f"\niq4_nl: {rms}")
+        assert rms["ours"] < 1.02 * rms["llama.cpp"] and rms["ours"] < 0.95 * rms["q4_0"], rms
+    weight = np.ones(576, np.float32)
+    weight[::16] = 50
+    weighed = ggml.dequantise(iq4_nl.quantise(values, importance=weight), "iq4_nl")
+    heavy = [float(np.square(made - values)[:, ::16].mean()) for made in (errors["ours"], weighed)]
+    assert heavy[1] < 0.9 * heavy[0], heavy
+    assert not ggml.dequantise(iq4_nl.quantise(np.zeros((2, 64), np.float32)), "iq4_nl").any()
 
 
 # -- HQQ --------------------------------------------------------------------------------------------------------------
