@@ -21,7 +21,6 @@ from converters.quantisers import mbq
 from converters.writer import Entry
 from edge_vqa import questions as files
 from edge_vqa.engine import Engine
-from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import open_picture
 from edge_vqa.prompt import picture_pieces, question_pieces
 from edge_vqa.questions import Question
@@ -51,10 +50,6 @@ class Sample:
 
 def apply(model: Model, method: Method, vision: Path, options: Options, progress: Progress) -> tuple[Half, dict[str, Floats]]:
     """The LM with MBQ's scales folded in, and the importance of channels, by gguf name; each only if `method` wants it."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        raise EdgeVqaError("torch is not installed", 'pip install "edge-vqa[calibrate]"') from None
     from converters.convert import coder_of, lm_types
 
     assert options.calibration is not None
@@ -71,7 +66,7 @@ def apply(model: Model, method: Method, vision: Path, options: Options, progress
         samples,
         rounded if method.equalise else None,
         importance=method.importance,
-        progress=lambda step, done, total: progress(step, done, total),
+        progress=progress,
     )
 
 

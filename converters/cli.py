@@ -267,7 +267,7 @@ def compare(
         made.add_column(column, justify="left" if number < 3 else "right", no_wrap=number < 5)
     for line in lines:
         made.add_row(*line)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(Console().width, 144))  # figures are never cut off
     console.print(made)
     console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures", markup=False)
 

@@ -6,6 +6,7 @@ No float copy of the LM is written on the way: each tensor goes from the checkpo
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -235,6 +236,8 @@ def _check_options(options: Options) -> None:
         raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
     if method.calibrated and options.calibration is None:
         raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
+    if method.calibrated and importlib.util.find_spec("torch") is None:
+        raise EdgeVqaError(f"{method.name} needs torch, which is not installed", 'pip install "edge-vqa[calibrate]"')
 
 
 def write(
