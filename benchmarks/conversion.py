@@ -79,7 +79,8 @@ def make(folder: Path, shape: str) -> Plan:
     folder.mkdir(parents=True)
     config = SHAPES[shape]
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(STATISTICS | {"size": {"longest_edge": 2048}}))
+    limits = {"min_pixels": 3136, "max_pixels": 12845056} if "qwen" in shape else {"size": {"longest_edge": 2048}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(STATISTICS | limits))
     if "qwen" in shape:
         tokenizers.qwen2(folder)
     else:
