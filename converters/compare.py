@@ -77,8 +77,9 @@ def bootstrap(values: Floats, pictures: Sequence[str]) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class _Answered:
-    """A bundle's greedy answers: token ids and text, accuracy and MaxProb."""
+    """A bundle's greedy answers: token ids (of so many) and text, accuracy and MaxProb."""
 
+    vocabulary: int
     tokens: list[list[int]]
     texts: list[str]
     accuracy: Floats
@@ -144,8 +145,11 @@ def _run(
     prompt, pixels = bundle.manifest.prompt, bundle.manifest.runtime.preprocessing
     engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=threads)
     try:
-        if engine.n_vocab < 2:
-            raise EdgeVqaError(f"{bundle.name} has no vocabulary", "convert the bundle again")
+        if reference and engine.n_vocab != reference.vocabulary:
+            raise EdgeVqaError(
+                f"{bundle.name} has {engine.n_vocab} tokens, the reference {reference.vocabulary}",
+                "compare bundles of one model",
+            )
         tokens, texts, accuracy, maxprob, kl = [], [], [], [], []
         opened: Path | None = None
         for number, question in enumerate(questions, 1):
@@ -167,16 +171,13 @@ def _run(
             else:
                 kl.append(_divergence(rows, ours))
             done(number)
-        return _Answered(tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
+        return _Answered(engine.n_vocab, tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
     finally:
         engine.close()
 
 
 def _divergence(rows: BinaryIO, ours: npt.NDArray[np.float32]) -> float:
-    stored = rows.read(ours.nbytes)
-    if len(stored) != ours.nbytes:
-        raise EdgeVqaError("the bundles have different vocabularies", "compare bundles of one model")
-    theirs = np.frombuffer(stored, np.float32).reshape(ours.shape).astype(np.float64)
+    theirs = np.frombuffer(rows.read(ours.nbytes), np.float32).reshape(ours.shape).astype(np.float64)
     # vocabularies may end in unused tokens of probability 0, whose share of the sum is 0
     return float((np.exp(theirs) * (theirs - ours)).sum(1).mean())
 

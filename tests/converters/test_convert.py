@@ -359,6 +359,8 @@ def test_compare_measures_what_quantisation_costs(run: Run, tmp_path: Path, easy
     printed = json.loads(run(*command, "--json", "--limit", "5").stdout)
     assert printed["questions"] == 5
     assert "no answers" in one_line(run(*command[:-1], _unlabelled(tmp_path)))
+    convert(make(tmp_path / "other", "llava"), tmp_path / "llava", Options(quant="q8_0"))
+    assert "compare bundles of one model" in one_line(run(*command[:3], tmp_path / "llava", *command[5:]))
 
 
 def _unlabelled(folder: Path) -> Path:
