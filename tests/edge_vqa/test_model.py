@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -157,14 +158,15 @@ def test_memory_stays_flat_over_200_questions_and_over_reloading(easy_questions:
             model.ask(path, question)
         grown = resident() - before
     assert grown < 1_000_000, f"{grown:,} bytes more after 200 questions"
-    for _ in range(3):
-        load("mini").close()
-    before = resident()
-    for _ in range(10):
-        with load("mini") as model:
-            model.ask(HORSE, "what is this?")
-    grown = resident() - before
-    assert grown < 8_000_000, f"{grown:,} bytes more after loading ten times"
+    # The allocator grows in steps, which come in any round; a leak grows in every round.
+    sizes = []
+    for _ in range(5):
+        for _ in range(10):
+            with load("mini") as model:
+                model.ask(HORSE, "what is this?")
+        sizes.append(resident())
+    growth = [after - before for before, after in pairwise(sizes)]
+    assert min(growth) < 2_000_000, f"bytes more after each ten loads: {growth}"
 
 
 # -- prompt -------------------------------------------------------------------------------------------------------------
