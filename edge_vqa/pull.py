@@ -78,7 +78,7 @@ def pull(
     output = bundles.home() / short
     if output.exists() and not force:
         raise EdgeVqaError(f"{output} exists already", "give another --name, or --force to replace it")
-    work = bundles.home() / "pulling" / f"{repository.replace('/', '--')}--{found.commit[:12]}"
+    work = bundles.home() / ".pulling" / f"{repository.replace('/', '--')}--{found.commit[:12]}"
     _check_space(work, chosen)
     paths = [fetch(found, file, work) for file in chosen]
     if chosen[0].path == MANIFEST:
@@ -197,7 +197,7 @@ def fetch(repository: Repository, file: Remote, folder: Path) -> Path:
     hub = _hub()
     from huggingface_hub.file_download import http_get
 
-    path = folder / Path(file.path).name
+    path = folder / file.path.replace("/", "--")
     if path.is_file():
         return path  # checked by an earlier try
     part = path.with_name(f"{path.name}.part")

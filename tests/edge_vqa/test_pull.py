@@ -60,7 +60,7 @@ def test_a_gguf_pair_becomes_a_bundle_that_answers(pull: Pull, run: Run, tmp_pat
     assert manifest.runtime.preprocessing == mini.manifest.runtime.preprocessing
     ours, theirs = manifest.prompt, mini.manifest.prompt
     assert (ours.before, ours.question, ours.after, ours.stop) == (theirs.before, theirs.question, theirs.after, theirs.stop)
-    assert not (home / "pulling").exists() or not any((home / "pulling").iterdir())
+    assert not (home / ".pulling").exists() or not any((home / ".pulling").iterdir())
     environment = os.environ | {"EDGE_VQA_HOME": str(home)}
     asked = run("edge-vqa", "ask", EXAMPLES / "horse.png", "what is this?", "-m", "Mini", "--no-gate", env=environment)
     assert asked.stdout == "horse\n", asked.stderr
@@ -94,7 +94,7 @@ def test_a_killed_download_goes_on_where_it_ended(hub: Hub, tmp_path: Path, f32_
     command = [str(Path(sys.executable).with_name("edge-vqa")), "models", "pull", "someone/Mini-GGUF"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
-        while not any(f.stat().st_size >= 10 * 2**20 for f in (tmp_path / "pulling").rglob("*.part")):
+        while not any(f.stat().st_size >= 10 * 2**20 for f in (tmp_path / ".pulling").rglob("*.part")):
             assert time.monotonic() < deadline and process.poll() is None, "the download never got that far"
             time.sleep(0.05)
         process.kill()
