@@ -27,6 +27,7 @@ import numpy as np
 from converters import architectures
 from converters.architectures import Plan
 from tests.converters import tokenizers
+from tests.converters.upstream import RUN
 
 SMOL_VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 SMOL_VISION |= {"image_size": 512, "patch_size": 16}
@@ -108,17 +109,7 @@ def make(folder: Path, shape: str) -> Plan:
 THEIRS = """
 import ctypes, sys, subprocess
 from pathlib import Path
-llama_cpp, checkpoint, out, number, threads, pre = sys.argv[1:]
-run = '''
-import runpy, sys
-sys.path.insert(0, sys.argv[1])
-sys.path.insert(1, sys.argv[1] + "/gguf-py")
-from conversion.base import TextModel
-pre = sys.argv[2]
-TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
-sys.argv = ["convert_hf_to_gguf.py", *sys.argv[3:]]
-runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
-'''
+llama_cpp, checkpoint, out, number, threads, pre, run = sys.argv[1:]
 for file, arguments in (("whole.gguf", ["--outtype", "bf16"]), ("mmproj.gguf", ["--outtype", "q8_0", "--mmproj"])):
     command = [sys.executable, "-c", run, llama_cpp, pre, checkpoint, "--outfile", f"{out}/{file}", *arguments]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -169,7 +160,7 @@ def main() -> None:
                     (folder / "theirs").mkdir(exist_ok=True)
                     number, pre = str(rtn.TYPES[chosen.quant][1]), "qwen2" if "qwen" in shape else "smollm"
                     arguments = [str(chosen.llama_cpp), str(folder / "checkpoint"), str(folder / "theirs"), number]
-                    theirs.append(timed([sys.executable, "-c", THEIRS, *arguments, str(threads), pre]))
+                    theirs.append(timed([sys.executable, "-c", THEIRS, *arguments, str(threads), pre, RUN]))
             memory = max(m for _, m in ours)
             print(f"{shape}: {size:.2f} GB of bf16, largest tensor {largest:.0f} MB in f32, {chosen.quant}, {threads} threads")
             print(f"  ours      {statistics.median(t for t, _ in ours):6.1f} s  {memory:6.0f} MB", end="")

@@ -99,13 +99,9 @@ def _write_stub(path: Path, lm: Half, threads: int) -> None:
     for name, part in lm.tensors.items():
         if not name.startswith("blk.") or name.startswith("blk.0."):
             type_ = "f32" if len(part.shape) < 2 else "q8_0" if ggml.fits("q8_0", part.shape) else "f16"
-            entries.append(Entry(name, part.shape, type_, part.read, part.origin, _coder(type_, threads)))
+            entries.append(Entry(name, part.shape, type_, part.read, part.origin, writer.rounding(type_, threads)))
     one = replace(count, value=1) if hasattr(count, "value") else 1
     writer.write(path, lm.metadata | {f"{kind}.block_count": one}, entries, lambda _: None)
-
-
-def _coder(type_: str, threads: int) -> writer.Coder:
-    return lambda values: ggml.quantise(values, type_, threads=threads)
 
 
 class _Embeddings:

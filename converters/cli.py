@@ -120,6 +120,7 @@ def convert(
     del debug
     _needs("gguf", "jinja2", "rich", extra="convert")
     from converters.convert import Options, convert
+    from edge_vqa import template
     from edge_vqa.device import cores
 
     options = Options(
@@ -127,7 +128,7 @@ def convert(
         vision_type=vision_type,
         calibration=calibration,
         mmproj=mmproj,
-        chat_template=_text_of(chat_template),
+        chat_template=template.read(chat_template),
         name=name,
         version=version,
         licence=licence,
@@ -148,13 +149,6 @@ def convert(
     quantisation = manifest.quantisation
     print(f"{output}: {size:.2f} MB, {quantisation.bits_per_weight:.2f} bits a weight in the LM")
     print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {output}')
-
-
-def _text_of(path: Path | None) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8") if path else None
-    except (OSError, ValueError) as error:
-        raise EdgeVqaError(f"{path} cannot be read ({error})", "give a text file") from None
 
 
 @app.command(

@@ -21,8 +21,8 @@ from converters.parts import FLOATS, Half
 from converters.quantisers import hqq, iq4_nl, rtn
 from converters.tokenizer import Tokenizer
 from converters.writer import Entry
-from edge_vqa import bundle, gguf_file, native, ready
-from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Runtime, Source
+from edge_vqa import bundle, gguf_file, ready
+from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Source
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.template import render
 
@@ -195,7 +195,7 @@ def coder_of(method: Method, type_: str, threads: int, importance: Floats | None
         return lambda values: hqq.quantise(values, threads=threads)
     if type_ == "iq4_nl" and method.type != "iq4_nl":  # in place of a K-type
         return lambda values: iq4_nl.quantise(values, importance=importance, threads=threads)
-    return lambda values: ggml.quantise(values, type_, importance=importance, threads=threads)
+    return writer.rounding(type_, threads, importance)
 
 
 def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
@@ -210,12 +210,8 @@ def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
             stored = part.dtype if part.dtype != "bf16" else "f16"
         else:
             stored = type_ if ggml.fits(type_, part.shape) else "f16"
-        entries.append(Entry(name, part.shape, stored, part.read, part.origin, _rounding(stored, threads)))
+        entries.append(Entry(name, part.shape, stored, part.read, part.origin, writer.rounding(stored, threads)))
     return entries
-
-
-def _rounding(type_: str, threads: int) -> writer.Coder:
-    return lambda values: ggml.quantise(values, type_, threads=threads)
 
 
 def convert(source: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None) -> Manifest:
@@ -245,7 +241,6 @@ def write(
 ) -> Manifest:
     """Quantise an opened model into a bundle folder; `source` only names it in the manifest."""
     method = parse_quant(options.quant)
-    check_prompt(model.prompt)
     with bundle.new_folder(output, force=options.force) as work:
         name = options.name or output.name
         vision = work / "mmproj.gguf"
@@ -272,12 +267,22 @@ def write(
         quantisation = Quantisation(
             method.name,
             method.type,
-            round(writer.bits_per_weight(lm), 4),
+            ready.bits_per_weight(gguf_file.read(lm)),
             options.vision_type,
             str(options.calibration.name) if method.calibrated and options.calibration else None,
         )
-        manifest = _manifest(source, work, name, model, quantisation, options)
-    return manifest
+        return ready.write_manifest(
+            work,
+            name=name,
+            version=options.version,
+            licence=options.licence,
+            description=options.description or f"{source.resolve().name}, {method.type}",
+            source=Source(options.source or source.resolve().name, options.revision),
+            architecture=model.architecture,
+            quantisation=quantisation,
+            prompt=model.prompt,
+            preprocessing=model.preprocessing,
+        )
 
 
 def _keep(source: Path, output: Path, options: Options) -> Manifest:
@@ -298,38 +303,6 @@ def _keep(source: Path, output: Path, options: Options) -> Manifest:
         detail=options.detail,
         template=options.chat_template,
     )
-
-
-def check_prompt(prompt: Prompt) -> None:
-    try:
-        bundle.check_prompt(prompt)
-    except ValueError as error:
-        raise EdgeVqaError(str(error), "see edge-vqa-convert --help") from None
-
-
-def _manifest(
-    source: Path,
-    work: Path,
-    name: str,
-    model: Model,
-    quantisation: Quantisation,
-    options: Options,
-) -> Manifest:
-    manifest = Manifest(
-        schema=bundle.SCHEMA,
-        name=name,
-        version=options.version,
-        licence=options.licence,
-        description=options.description or f"{source.resolve().name}, {quantisation.type}",
-        source=Source(options.source or source.resolve().name, options.revision),
-        architecture=model.architecture,
-        files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
-        quantisation=quantisation,
-        prompt=model.prompt,
-        runtime=Runtime(native.version(), model.preprocessing),
-    )
-    (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
-    return manifest
 
 
 def _write(path: Path, metadata: dict[str, Any], entries: list[Entry], step: str, progress: Progress) -> None:

@@ -25,6 +25,15 @@ GROUPS = (
     ("attention", r"attn"),
     ("feed-forward", r"ffn"),
 )
+# word -> key under the architecture's name
+KEYS = {
+    "width": "embedding_length",
+    "layers": "block_count",
+    "heads": "attention.head_count",
+    "key heads": "attention.head_count_kv",
+    "context": "context_length",
+}
+TOWER_KEYS = {"image": "image_size", "patch": "patch_size", "width": "embedding_length", "layers": "block_count"}
 
 
 @dataclass(frozen=True)
@@ -100,13 +109,10 @@ def _gguf(path: Path) -> Section:
     facts = {"file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB", "name": str(data.get("general.name", "?"))}
     if tower:
         facts["projector"] = str(data.get("clip.projector_type", "?"))
-        keys = {"image": "image_size", "patch": "patch_size", "width": "embedding_length", "layers": "block_count"}
-        facts["tower"] = _listed(data, prefix, keys)
+        facts["tower"] = _listed(data, prefix, TOWER_KEYS)
     else:
         facts["architecture"] = str(data.get("general.architecture", "?"))
-        keys = {"width": "embedding_length", "layers": "block_count", "heads": "attention.head_count"}
-        keys |= {"key heads": "attention.head_count_kv", "context": "context_length"}
-        facts["shape"] = _listed(data, prefix, keys)
+        facts["shape"] = _listed(data, prefix, KEYS)
         facts["tokenizer"] = f"{data.get('tokenizer.ggml.model', 'none')} {data.get('tokenizer.ggml.pre', '')}".strip()
         facts["tokens"] = f"{len(data.get('tokenizer.ggml.tokens') or []):,}"
         facts["chat template"] = _shortened(str(data.get("tokenizer.chat_template", "none")))
@@ -133,9 +139,7 @@ def _checkpoint(path: Path) -> list[Section]:
         parts.check(checkpoint, plan)
         lm, vision = parts.from_checkpoint(checkpoint, plan, {})
         facts = {"architecture": architecture, "language model": str(plan.lm_metadata["general.architecture"])}
-        keys = {"width": "embedding_length", "layers": "block_count", "heads": "attention.head_count"}
-        keys |= {"key heads": "attention.head_count_kv", "context": "context_length"}
-        facts["shape"] = _listed(plan.lm_metadata, facts["language model"], keys)
+        facts["shape"] = _listed(plan.lm_metadata, facts["language model"], KEYS)
         try:
             words = tokenizer.read(checkpoint, plan.vocabulary)
             facts["tokenizer"] = f"{words.model} {words.pre}"
@@ -146,8 +150,7 @@ def _checkpoint(path: Path) -> list[Section]:
         if odd:
             facts["K-types"] = f"rows of {', '.join(map(str, odd))} go into blocks of 32 instead"
         tower = {"projector": str(plan.vision_metadata["clip.projector_type"])}
-        keys = {"image": "image_size", "patch": "patch_size", "width": "embedding_length", "layers": "block_count"}
-        tower["tower"] = _listed(plan.vision_metadata, "clip.vision", keys)
+        tower["tower"] = _listed(plan.vision_metadata, "clip.vision", TOWER_KEYS)
         return [
             Section("language model", facts, _stored(lm)),
             Section("vision tower", tower, _stored(vision)),

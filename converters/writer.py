@@ -81,7 +81,6 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_array(key, value)
 
 
-def bits_per_weight(path: Path) -> float:
-    """Mean bits of a weight over all tensors of a gguf."""
-    tensors = gguf.GGUFReader(path).tensors
-    return sum(int(t.n_bytes) for t in tensors) * 8 / sum(int(t.n_elements) for t in tensors)
+def rounding(type_: str, threads: int, importance: Floats | None = None) -> Coder:
+    """llama.cpp's own blocks of a type."""
+    return lambda values: ggml.quantise(values, type_, importance=importance, threads=threads)

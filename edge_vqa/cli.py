@@ -307,12 +307,9 @@ def models_pull(
 ) -> None:
     """Download a gguf pair or a bundle from the Hugging Face hub."""
     del debug
+    from edge_vqa import template
     from edge_vqa.pull import pull
 
-    try:
-        template = chat_template.read_text(encoding="utf-8") if chat_template else None
-    except (OSError, ValueError) as error:
-        raise EdgeVqaError(f"{chat_template} cannot be read ({error})", "give a text file") from None
     folder, manifest = pull(
         repository,
         file or [],
@@ -321,7 +318,7 @@ def models_pull(
         instruction=instruction,
         max_tokens=max_tokens,
         detail=detail,
-        template=template,
+        template=template.read(chat_template),
     )
     size = sum(stored.bytes for stored in manifest.files.values()) / 1e6
     print(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")

@@ -26,7 +26,8 @@ PROJECTORS = {
     "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
     "mlp": ("llava", "<image>"),
 }
-# Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL
+# Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
+# can afford, where the processor allows up to 16,384
 LOW_SIDE, HIGH_SIDE = 448, 1344
 LOW_TOKENS, HIGH_TOKENS = 256, 1024
 # ggml type number -> name
@@ -51,9 +52,9 @@ def type_of(header: Header) -> str:
 
 
 def bits_per_weight(header: Header) -> float:
-    """Mean bits of a weight over all tensors of a gguf."""
+    """Mean bits of a weight over all tensors of a gguf, to four digits."""
     weights = sum(math.prod(shape) for shape, _, _ in header.tensors.values())
-    return 8 * sum(size for _, _, size in header.tensors.values()) / max(1, weights)
+    return round(8 * sum(size for _, _, size in header.tensors.values()) / max(1, weights), 4)
 
 
 def find_pair(folder: Path) -> tuple[Path, Path]:
@@ -167,28 +168,52 @@ def adopt(
     architecture, preprocessing, prompt = describe(
         *headers, instruction=instruction, max_tokens=max_tokens, detail=detail, template=template
     )
-    try:
-        bundle.check_prompt(prompt)
-    except ValueError as error:
-        raise EdgeVqaError(str(error), "choose another value") from None
     with bundle.new_folder(output, force=force) as work:
         for path, file in ((lm, "lm.gguf"), (vision, "mmproj.gguf")):
             if move:
                 shutil.move(path, work / file)
             else:
                 shutil.copyfile(path, work / file)
-        manifest = Manifest(
-            schema=bundle.SCHEMA,
+        return write_manifest(
+            work,
             name=name or output.name,
             version=version,
             licence=licence,
             description=description or f"{source.checkpoint}, {type_of(headers[0])}",
             source=source,
             architecture=architecture,
-            files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
-            quantisation=Quantisation("ready", type_of(headers[0]), round(bits_per_weight(headers[0]), 4), type_of(headers[1])),
+            quantisation=Quantisation("ready", type_of(headers[0]), bits_per_weight(headers[0]), type_of(headers[1])),
             prompt=prompt,
-            runtime=Runtime(native.version(), preprocessing),
+            preprocessing=preprocessing,
         )
-        (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
+
+
+def write_manifest(
+    work: Path,
+    *,
+    name: str,
+    version: str,
+    licence: str,
+    description: str,
+    source: Source,
+    architecture: str,
+    quantisation: Quantisation,
+    prompt: Prompt,
+    preprocessing: Preprocessing,
+) -> Manifest:
+    """bundle.json beside the lm.gguf and mmproj.gguf that `work` holds."""
+    manifest = Manifest(
+        schema=bundle.SCHEMA,
+        name=name,
+        version=version,
+        licence=licence,
+        description=description,
+        source=source,
+        architecture=architecture,
+        files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
+        quantisation=quantisation,
+        prompt=prompt,
+        runtime=Runtime(native.version(), preprocessing),
+    )
+    (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
     return manifest

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from edge_vqa.bundle import Prompt
+from edge_vqa.bundle import Prompt, check_prompt
 from edge_vqa.errors import EdgeVqaError
 
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
@@ -64,7 +65,7 @@ def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_
     ends = [found.end() for found in special.finditer(lead)]
     found = special.search(tail)
     start, cut = ends[-1] if ends else 0, found.start() if found else len(tail)
-    return Prompt(
+    prompt = Prompt(
         before=before,
         between=lead[:start],
         question=f"{lead[start:]}{{question}}{tail[:cut]}",
@@ -76,6 +77,19 @@ def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_
         detail=detail,
         unicode=words.unicode,
     )
+    try:
+        check_prompt(prompt)
+    except ValueError as error:
+        raise EdgeVqaError(str(error), "choose another value") from None
+    return prompt
+
+
+def read(path: Path | None) -> str | None:
+    """A chat template that the user gives instead of the model's."""
+    try:
+        return path.read_text(encoding="utf-8") if path else None
+    except (OSError, ValueError) as error:
+        raise EdgeVqaError(f"{path} cannot be read ({error})", "give a text file") from None
 
 
 def _apply(words: Vocabulary, content: Any) -> str:

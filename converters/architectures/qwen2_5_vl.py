@@ -10,16 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.architectures import Plan, Rule
-from converters.architectures.qwen2_vl import (
-    RENAMED,
-    REQUIRED,
-    preprocessing,
-    refuse_unfit,
-    text_parts,
-    tower_metadata,
-    tower_rules,
-)
-from converters.architectures.text import args_of, text_rules
+from converters.architectures.qwen2_vl import plan_of, refuse_unfit, tower_metadata, tower_rules
+from converters.architectures.text import args_of
 from edge_vqa.errors import EdgeVqaError
 
 WINDOW = 112  # pixels; llama.cpp knows no other for this architecture
@@ -51,7 +43,6 @@ def full_attention_every(blocks: Any, layers: int) -> int:
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
-    text, metadata, tied = text_parts(config)
     raw = config.get("vision_config") or {}
     vision: VisionArgs = args_of(VisionArgs, raw)
     refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "silu")
@@ -64,28 +55,18 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         for part, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
             rules[f"{block}.ffn_{part}.weight"] = Rule(f"{layer}.{part}_proj.weight", shape)
             rules[f"{block}.ffn_{part}.bias"] = Rule(f"{layer}.{part}_proj.bias", shape[:1])
-    return Plan(
-        lm=text_rules(text, "model", "lm_head.weight", qwen2=True),
-        vision=rules,
-        lm_metadata=metadata,
-        vision_metadata={
-            "clip.projector_type": "qwen2.5vl_merger",
-            "clip.use_silu": True,
-            "clip.vision.n_wa_pattern": full_attention_every(raw.get("fullatt_block_indexes", [7, 15, 23, 31]), vision.depth),
-            "clip.vision.patch_size": vision.patch_size,
-            **tower_metadata(
-                preprocessor,
-                layers=vision.depth,
-                hidden=hidden,
-                inner=inner,
-                heads=vision.num_heads,
-                out=vision.out_hidden_size,
-            ),
-        },
-        vocabulary=text.vocab_size,
-        preprocessing=preprocessing(preprocessor, vision.patch_size, 2),
-        image_token="<|image_pad|>",
-        required_tokens=REQUIRED,
-        optional=frozenset({"lm_head.weight"} if tied else ()),
-        renamed=RENAMED,
-    )
+    metadata = {
+        "clip.projector_type": "qwen2.5vl_merger",
+        "clip.use_silu": True,
+        "clip.vision.n_wa_pattern": full_attention_every(raw.get("fullatt_block_indexes", [7, 15, 23, 31]), vision.depth),
+        "clip.vision.patch_size": vision.patch_size,
+        **tower_metadata(
+            preprocessor,
+            layers=vision.depth,
+            hidden=hidden,
+            inner=inner,
+            heads=vision.num_heads,
+            out=vision.out_hidden_size,
+        ),
+    }
+    return plan_of(config, preprocessor, vision.patch_size, rules, metadata)

@@ -16,12 +16,11 @@ from converters.architectures import Plan, Rule, Tensor
 from converters.architectures.text import TextArgs, args_of, is_tied, text_metadata, text_of, text_rules
 from edge_vqa.bundle import Preprocessing
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.ready import HIGH_TOKENS, LOW_TOKENS
 
 # OpenAI's CLIP statistics, which Qwen's preprocessor_config.json repeats
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-# What a small device can afford: the processor itself allows up to 16,384 tokens a picture.
-LOW_TOKENS, HIGH_TOKENS = 256, 1024
 
 
 @dataclass(frozen=True)
@@ -141,13 +140,27 @@ def refuse_unfit(merge: int, frames: int, act: str, wanted: str) -> None:
         )
 
 
-RENAMED = (("model.language_model.", "model."), ("model.visual.", "visual."))
-REQUIRED = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+def plan_of(
+    config: dict[str, Any], preprocessor: dict[str, Any], patch_size: int, vision: dict[str, Rule], metadata: dict[str, Any]
+) -> Plan:
+    """What both versions share, around the tower's tensors and metadata."""
+    text, lm_metadata, tied = text_parts(config)
+    return Plan(
+        lm=text_rules(text, "model", "lm_head.weight", qwen2=True),
+        vision=vision,
+        lm_metadata=lm_metadata,
+        vision_metadata=metadata,
+        vocabulary=text.vocab_size,
+        preprocessing=preprocessing(preprocessor, patch_size, 2),
+        image_token="<|image_pad|>",
+        required_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+        optional=frozenset({"lm_head.weight"} if tied else ()),
+        renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),
+    )
 
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
-    text, metadata, tied = text_parts(config)
     vision: VisionArgs = args_of(VisionArgs, config.get("vision_config") or {})
     refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "quick_gelu")
     hidden, inner = vision.embed_dim, vision.embed_dim * vision.mlp_ratio
@@ -158,26 +171,16 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         rules[f"{block}.ffn_up.bias"] = Rule(f"{layer}.fc1.bias", (inner,))
         rules[f"{block}.ffn_down.weight"] = Rule(f"{layer}.fc2.weight", (hidden, inner))
         rules[f"{block}.ffn_down.bias"] = Rule(f"{layer}.fc2.bias", (hidden,))
-    return Plan(
-        lm=text_rules(text, "model", "lm_head.weight", qwen2=True),
-        vision=rules,
-        lm_metadata=metadata,
-        vision_metadata={
-            "clip.projector_type": "qwen2vl_merger",
-            "clip.vision.patch_size": vision.patch_size,
-            **tower_metadata(
-                preprocessor,
-                layers=vision.depth,
-                hidden=hidden,
-                inner=inner,
-                heads=vision.num_heads,
-                out=vision.hidden_size,
-            ),
-        },
-        vocabulary=text.vocab_size,
-        preprocessing=preprocessing(preprocessor, vision.patch_size, 2),
-        image_token="<|image_pad|>",
-        required_tokens=REQUIRED,
-        optional=frozenset({"lm_head.weight"} if tied else ()),
-        renamed=RENAMED,
-    )
+    metadata = {
+        "clip.projector_type": "qwen2vl_merger",
+        "clip.vision.patch_size": vision.patch_size,
+        **tower_metadata(
+            preprocessor,
+            layers=vision.depth,
+            hidden=hidden,
+            inner=inner,
+            heads=vision.num_heads,
+            out=vision.hidden_size,
+        ),
+    }
+    return plan_of(config, preprocessor, vision.patch_size, rules, metadata)

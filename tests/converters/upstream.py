@@ -35,7 +35,7 @@ ASKED = [(size, question) for size in ((300, 200), (120, 300)) for question in (
 
 # Its tokenizer check knows published vocabularies by a hash; ours are small ones of the same kind. Idefics3's LM is only
 # found under a class name that `transformers` does not write.
-_RUN = """
+RUN = """
 import runpy, sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(1, sys.argv[1] + "/gguf-py")
@@ -58,7 +58,7 @@ def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str)
         path.write_text(json.dumps(config))
     pre = "qwen2" if "qwen" in kind else "smollm"
     for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
-        command = [sys.executable, "-c", _RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
+        command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
         done = subprocess.run([*command, *more], capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
