@@ -1,9 +1,9 @@
-"""Measures what the model card states, through the runtime, on the official test pictures.
+"""Measures what the model card states, through the runtime, on pictures and wordings that nothing was trained or chosen on.
 
     python -m recipes.mini.measure
 
 Needs `build/mini/questions` (python -m recipes.mini.reliability). Writes `recipes/mini/measured.md` and the `measured` part
-of the embedded bundle's manifest. Nothing is chosen here: the test pictures are looked at, never tuned on.
+of the embedded bundle's manifest. Nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -32,22 +32,33 @@ from edge_vqa.confidence import Selector
 from edge_vqa.device import cores
 from edge_vqa.model import Model, load
 from recipes.mini import data
-from recipes.mini.reliability import OUT
+from recipes.mini.questions import GROUPS, MAX_TOKENS
+from recipes.mini.reliability import OUT, STRANGE, TESTS
 from selector_onnx import collect
 from selector_onnx.export import write_manifest
 from selector_onnx.points import confidences
 
 CHECKPOINT = Path("recipes/mini/checkpoint")
 REPORT = Path("recipes/mini/measured.md")
-TESTS = {
-    "easy_test": "easy-VQA test",
-    "photo_test": "CIFAR-10 test, what is it",
-    "photo_yes_no_test": "CIFAR-10 test, yes/no",
+# name -> quantisation of the language model, of the vision tower; MBQ calibrates on the Selector's questions
+VARIANTS = {
+    "bf16": ("bf16", "f32"),
+    "q8_0": ("q8_0", "q8_0"),
+    "q4_0": ("q4_0", "q8_0"),
+    "hqq q4_1": ("hqq:q4_1", "q8_0"),
+    "mbq q4_k_m": ("mbq+rtn:q4_k_m", "q8_0"),
 }
-VARIANTS = {"bf16": ("bf16", "f32"), "q8_0": ("q8_0", "q8_0"), "q4_0": ("q4_0", "q8_0"), "q3_k_m": ("q3_k_m", "q8_0")}
-SHIPPED = "q4_k_m (shipped)"
-Hits = dict[str, list[bool]]
+SHIPPED = "shipped"
 Part = tuple[list[str], list[Measured]]  # lines of the report, figures for the manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What came of one question of a test."""
+
+    kind: str
+    right: bool
+    abstained: bool
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -61,26 +72,41 @@ def kinds(name: str) -> list[str]:
     return [json.loads(line)["kind"] for line in (OUT / f"{name}.jsonl").read_text().splitlines()]
 
 
-def answer_all(model: Model, name: str, *, blind: bool = False) -> Hits:
-    """Whether each question of a test is answered right, by kind and over `all`. Blind: a black picture is shown."""
-    black = np.zeros((data.SIZE, data.SIZE, 3), np.uint8)
-    hits: Hits = {"all": []}
+def answer_all(model: Model, name: str, *, blind: bool = False) -> list[Said]:
+    """Every question of a test, at the bundle's default operating point. Blind: a black picture is shown."""
+    black, said = np.zeros((data.SIZE, data.SIZE, 3), np.uint8), []
+    gated = model.bundle.manifest.selector is not None
     for question, kind in zip(files.read(OUT / f"{name}.jsonl", labelled=True), kinds(name), strict=True):
-        said = model.ask(black if blind else question.image, question.question, gate=False).candidate
-        right = metrics.vqa_accuracy(said, question.answers) == 1.0
-        hits["all"].append(right)
-        hits.setdefault(kind, []).append(right)
-    return hits
+        answer = model.ask(black if blind else question.image, question.question, gate=gated)
+        right = metrics.vqa_accuracy(answer.candidate, question.answers) == 1.0
+        said.append(Said(kind, right, answer.abstained))
+    return said
 
 
-def majority(name: str) -> dict[str, float]:
-    """Accuracy of always giving the commonest answer of each kind."""
+def rows(said: list[Said]) -> dict[str, list[Said]]:
+    """By kind of question, by the groups of `GROUPS` that have several kinds, and `all`, in that order."""
+    found: dict[str, list[Said]] = {}
+    for group, members in GROUPS.items():
+        own = [s for s in said if s.kind in members]
+        if len({s.kind for s in own}) > 1:
+            found[f"**{group}**"] = own
+        for kind in members:
+            if some := [s for s in own if s.kind == kind]:
+                found[kind] = some
+    for s in said:
+        if not any(s.kind in members for members in GROUPS.values()):
+            found.setdefault(s.kind, []).append(s)
+    return found if len(found) == 1 else found | {"all": said}
+
+
+def majority(name: str) -> list[Said]:
+    """What always giving the commonest answer of each kind would get right."""
+    asked = list(zip(files.read(OUT / f"{name}.jsonl"), kinds(name), strict=True))
     answers: dict[str, Counter[str]] = {}
-    for question, kind in zip(files.read(OUT / f"{name}.jsonl"), kinds(name), strict=True):
+    for question, kind in asked:
         answers.setdefault(kind, Counter())[question.answers[0]] += 1
-    best = {kind: counts.most_common(1)[0][1] for kind, counts in answers.items()}
-    shares = {kind: best[kind] / answers[kind].total() for kind in answers}
-    return shares | {"all": sum(best.values()) / sum(counts.total() for counts in answers.values())}
+    best = {kind: counts.most_common(1)[0][0] for kind, counts in answers.items()}
+    return [Said(kind, question.answers[0] == best[kind], False) for question, kind in asked]
 
 
 def bootstrap(first: np.ndarray, second: np.ndarray, accuracy: np.ndarray, rounds: int = 1000) -> tuple[float, float]:
@@ -97,52 +123,67 @@ def variants(mini: Bundle) -> dict[str, Path]:
     """The shipped bundle and the same checkpoint in other precisions."""
     folders = {SHIPPED: mini.folder}
     for name, (quant, vision) in VARIANTS.items():
-        folders[name] = data.BUILD / f"mini-{name}"
-        convert(CHECKPOINT, folders[name], Options(quant=quant, vision_type=vision, max_tokens=8, force=True, threads=2))
+        folders[name] = data.BUILD / f"mini-{name.replace(' ', '-')}"
+        options = Options(quant=quant, vision_type=vision, max_tokens=MAX_TOKENS, force=True, threads=2)
+        if quant.startswith("mbq"):
+            options = dataclasses.replace(options, calibration=OUT / "selector.jsonl")
+        convert(CHECKPOINT, folders[name], options)
     return folders
 
 
+def share(said: list[Said]) -> float:
+    return float(np.mean([s.right for s in said]))
+
+
 def accuracies(test: str, mini: Bundle) -> Part:
-    lines, measured, today, title = [], [], date.today().isoformat(), TESTS[test]
-    results: dict[str, Hits] = {}
+    measured, today, title = [], date.today().isoformat(), TESTS[test]
+    results: dict[str, dict[str, list[Said]]] = {}
     folders = variants(mini)
     for variant, folder in folders.items():
         with load(folder) as model:
-            results[variant] = answer_all(model, test)
+            results[variant] = rows(answer_all(model, test))
             if variant == SHIPPED:
-                results["blind"] = answer_all(model, test, blind=True)
-    baseline = majority(test)
-    shipped = results[SHIPPED]
-    lines += [
-        f"### {title}",
+                results["blind"] = rows(answer_all(model, test, blind=True))
+    baseline, shipped = rows(majority(test)), results[SHIPPED]
+    columns = [*folders, "shipped / bf16", "95 % interval, shipped", "majority", "blind"]
+    lines = [f"### {title}", "", f"| kind | n | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+    for kind, said in shipped.items():
+        low, high = wilson(sum(s.right for s in said), len(said))
+        cells = [f"{share(results[variant][kind]):.4f}" for variant in folders]
+        cells.append(f"{share(said) / share(results['bf16'][kind]):.3f}")
+        cells.append(f"{low:.4f} to {high:.4f}")
+        cells += [f"{share(baseline[kind]):.3f}", f"{share(results['blind'][kind]):.3f}"]
+        lines.append(f"| {kind} | {len(said)} | {' | '.join(cells)} |")
+        if kind.startswith("**") or kind in IN_MANIFEST or len(shipped) == 1:
+            name = f"accuracy, {kind.strip('*')}"
+            figures = (round(v, 4) for v in (low, high))
+            measured.append(Measured(name, round(share(said), 4), title, len(said), today, *figures))
+    return [*lines, ""], measured
+
+
+IN_MANIFEST = ("photo what", "what", "count", "unknowable", "easy-VQA: shape", "easy-VQA: colour", "easy-VQA: yes/no")
+
+
+def strange(mini: Bundle) -> Part:
+    """What was never trained on: how much of it is answered at the default operating point, how much of that wrongly."""
+    point = next(p for p in mini.manifest.operating_points if p.default)
+    lines = [
+        "### Never seen in training",
         "",
-        f"| kind | n | {' | '.join(folders)} | 95 % interval, shipped | majority | blind |",
+        f"At the default operating point ({point.risk:.0%} risk, chosen for the test mix: nothing is promised here).",
+        "",
+        "| what | n | right if always answering | abstained | wrong among the answered | right or abstained |",
+        "|---|---|---|---|---|---|",
     ]
-    lines.append("|---" * (len(folders) + 5) + "|")
-    for kind, hits in shipped.items():
-        cells = [f"{np.mean(results[variant][kind]):.4f}" for variant in folders]
-        low, high = wilson(sum(hits), len(hits))
-        cells += [
-            f"{low:.4f} to {high:.4f}",
-            f"{baseline[kind]:.3f}",
-            f"{np.mean(results['blind'][kind]):.3f}",
-        ]
-        lines.append(f"| {kind} | {len(hits)} | {' | '.join(cells)} |")
-        if kind == "all" or len(shipped) > 2:
-            measured.append(
-                Measured(
-                    f"accuracy, {kind}",
-                    round(float(np.mean(hits)), 4),
-                    title,
-                    len(hits),
-                    today,
-                    round(low, 4),
-                    round(high, 4),
-                )
-            )
-    kept = np.mean(shipped["all"]) / np.mean(results["bf16"]["all"])
-    lines += ["", f"The shipped 4 bits keep {kept:.4f} of the bf16 accuracy.", ""]
-    return lines, measured
+    with load(mini.folder) as model:
+        for name, title in STRANGE.items():
+            said = answer_all(model, name)
+            answered = [s for s in said if not s.abstained]
+            good = float(np.mean([s.right or s.abstained for s in said]))
+            wrong = f"{1 - share(answered):.3f}" if answered else "-"
+            right = f"{share(said):.3f}" if any(s.right for s in said) else "none can be"
+            lines.append(f"| {title} | {len(said)} | {right} | {1 - len(answered) / len(said):.3f} | {wrong} | {good:.3f} |")
+    return [*lines, ""], []
 
 
 def reliability(mini: Bundle) -> Part:
@@ -269,6 +310,7 @@ def main() -> None:
         lines, figures = part(f"accuracies_{test}", mini, partial(accuracies, test), "lm", "vision")
         right += lines
         measured += figures
+    unseen, _ = part("strange", mini, strange, "lm", "vision", "selector")
     sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini).items())
     right += [f"Sizes: {sizes}.", ""]
     text = "\n".join(
@@ -282,6 +324,7 @@ def main() -> None:
             "",
             *right,
             *trusted,
+            *unseen,
             *timing,
         ]
     )

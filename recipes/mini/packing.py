@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from recipes.mini.model import IMAGE_TOKENS
+from recipes.mini.model import SHIPPED
+from recipes.mini.questions import Question
 
 IGNORE = -100
-PREFIX = "<|im_start|>User:<fake_token_around_image><global-img>" + "<image>" * IMAGE_TOKENS + "<fake_token_around_image>"
+PREFIX = (
+    "<|im_start|>User:<fake_token_around_image><global-img>" + "<image>" * SHIPPED.image_tokens + "<fake_token_around_image>"
+)
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,24 @@ class Packer:
         self.prefix = tokenizer.encode(PREFIX, add_special_tokens=False)
         self.encode = lru_cache(maxsize=200_000)(self._encode)
 
-    def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
+    def _encode(self, question: str, answer: str, spelled: bool) -> tuple[list[int], int]:
         """Ids of one question with its answer, and how many of them are the answer (end token included)."""
-        asked = self.tokenizer.encode(f"{question}<end_of_utterance>\nAssistant:", add_special_tokens=False)
-        answered = self.tokenizer.encode(f" {answer}<end_of_utterance>", add_special_tokens=False)
+        asked = self._ids(f"{question}<end_of_utterance>\nAssistant:")
+        parts = [f" {answer[0]}", *answer[1:]] if spelled else [f" {answer}"]
+        answered = [token for part in (*parts, "<end_of_utterance>") for token in self._ids(part)]
         return asked + answered, len(answered)
 
-    def __call__(self, batch: list[list[tuple[str, str]]]) -> Packed:
-        """batch: for each picture its (question, answer) pairs."""
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def __call__(self, batch: list[list[Question]]) -> Packed:
+        """batch: for each picture its questions. What is read is answered letter by letter, so that no word is new."""
         rows = []
         for questions in batch:
             ids, positions = list(self.prefix), list(range(len(self.prefix)))
             segments, targets = [0] * len(ids), [IGNORE] * len(ids)
-            for number, (question, answer) in enumerate(questions, 1):
-                tokens, answered = self.encode(question, answer)
+            for number, (kind, question, answer) in enumerate(questions, 1):
+                tokens, answered = self.encode(question, answer, kind.startswith("read"))
                 ids += tokens
                 positions += range(len(self.prefix), len(self.prefix) + len(tokens))
                 segments += [number] * len(tokens)

@@ -31,6 +31,7 @@ from converters.decoder import decoder_of
 from converters.quantisers import mbq
 from edge_vqa import bundle as bundles
 from edge_vqa import questions as files
+from recipes.mini.questions import MAX_TOKENS
 
 Floats = npt.NDArray[np.float64]
 CHECKPOINT = Path("recipes/mini/checkpoint")
@@ -74,13 +75,13 @@ def measure(number: int) -> Path:
         return done
     calibration, asked = splits()
     made = []
-    with opened(CHECKPOINT, Options(max_tokens=8)) as model:
+    with opened(CHECKPOINT, Options(max_tokens=MAX_TOKENS)) as model:
         for quant in (REFERENCE, *METHODS):
             folder = BUILD / f"copy{number}" / quant.replace(":", "-")
             options = Options(
                 quant=quant,
                 vision_type="f16",
-                max_tokens=8,
+                max_tokens=MAX_TOKENS,
                 threads=os.cpu_count() or 1,
                 force=True,
                 calibration=calibration,

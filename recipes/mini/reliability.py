@@ -2,248 +2,262 @@
 
     python -m recipes.mini.reliability
 
-writes `build/mini/questions/`: `selector.jsonl` (trains the Selector), `calibration.jsonl` (chooses thresholds, one
-question a picture), `mix_first.jsonl`, `mix_second.jsonl` and `mix_test.jsonl` (one question a picture, official test pictures,
-no photo in two of them: the first two were looked at while the Selector was being made, the last measures it), and the two
-plain tests `easy_test.jsonl` (all of easy-VQA's test), `photo_test.jsonl` ("what is it" on CIFAR-10's test) and
-`photo_yes_no_test.jsonl`.
+writes `build/mini/questions/`: `selector.jsonl` trains the Selector; `calibration.jsonl` (one question a picture) chooses its
+thresholds; `mix_test.jsonl`, drawn like it, measures both; `TESTS` measure the model, kind by kind.
 
-The mix: 50 % photos, 20 % easy-VQA, 15 % degraded pictures of both (blur, noise, darkness, a hidden part), 15 % unrelated:
-drawn textures, shape questions about photos, and questions that this model cannot know. What cannot be answered has the
-reference answer "unanswerable", which the model never gives: the right thing to do is to abstain. Questions that the model
-cannot know are worded differently for the Selector's training than for calibration and test.
+No photo, scene or easy-VQA picture is in two of the first two, and the official test pictures are in tests only. The Selector
+sees training and `dev` wordings; thresholds and tests see wordings that neither it nor the model was trained on, and words
+on signs that were held back.
+
+The mix: 25 % photos, 28 % everyday things, 12 % shape scenes, 8 % easy-VQA, 15 % writing, 4 % pictures of nothing, 3 %
+questions in other languages, 5 % questions that no picture answers; a seventh of all pictures is degraded (blur, noise, darkness, a
+hidden part, coarse pixels). What this model cannot answer at all has the reference "unanswerable", which it never gives: the
+right thing to do is to abstain.
 """
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
 from random import Random
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from recipes.mini import data, questions
-from recipes.mini.data import SIZE, Pictures
+from recipes.mini import data, questions, scenes, train
+from recipes.mini.data import Pictures
+from recipes.mini.questions import Question
 
 OUT = data.BUILD / "questions"
 UNANSWERABLE = "unanswerable"
-UNKNOWABLE = {
+SELECTOR, CALIBRATION, MIX = 12_000, 4_000, 6_000  # questions
+TESTS = {
+    "easy_test": "easy-VQA, official test",
+    "photo_test": "CIFAR-10 test photos, half of them pasted on a background",
+    "things_test": "everyday things, Noto and Twemoji",
+    "shapes_test": "scenes of several shapes",
+    "writing_test": "writing, words never trained on",
+    "absent_test": "about what is not there, or in no picture",
+}
+STRANGE = {
+    "absent_test": "about what is not there, or in no picture",
+    "fluent_test": "everyday things in a style never seen (Fluent 3D)",
+    **{f"corrupted_{severity}": f"corrupted pictures, severity {severity}" for severity in range(1, 6)},
+    "outside_test": "real photos outside the ten classes, any size",
+    "foreign_test": "questions in other languages",
+}
+# photos whose subject has no name in the model's vocabulary
+OUTSIDE = (
+    *(
+        f"debian/usr/share/backgrounds/{name}.jpg"
+        for name in (
+            *("Bridge_by_Sander_Klootwijk", "Dragonfly_by_Bolly", "Infinite-Sea_by_Aury88", "Picture_0B_by_freespace"),
+            *("Picture_1A_by_freespace", "Wine_by_Jakkub_Mede", "aitzgorri_by_Aitzol_Berasategi", "life_by_Aitzol_Berasategi"),
+            *("greentock_by_Peter_Nerlich", "picosdeeuropa_by_Aitzol_Berasategi", "seeding_by_Clements_Engelhardt"),
+            *("sunset_by_Aitzol_Berasategi", "mate/nature/Aqua", "mate/nature/Blinds", "mate/nature/Dune"),
+            *("mate/nature/FreshFlower", "mate/nature/Garden", "mate/nature/GreenMeadow", "mate/nature/RainDrops"),
+            *("mate/nature/Storm", "mate/nature/TwoWings", "mate/nature/Wood", "mate/nature/YellowFlower"),
+        )
+    ),
+    *(
+        f"skimage/data/{name}"
+        for name in (
+            *(
+                "astronaut.png",
+                "brick.png",
+                "cell.png",
+                "grass.png",
+                "gravel.png",
+                "hubble_deep_field.jpg",
+                "ihc.png",
+                "moon.png",
+            ),
+            *("page.png", "retina.jpg"),
+        )
+    ),
+)
+FOREIGN = {
     "selector": (
-        *("who is he?", "who is she?", "who took this photo?", "who owns it?", "who is this?", "where is it?"),
-        *("where was this taken?", "where is it going?", "in which country is this?", "when was this taken?"),
-        *("what time is it?", "what year is it?", "what season is it?", "is it day or night?", "why is it moving?"),
-        *("how many people are there?", "how big is it?", "how much does it cost?", "how fast is it?", "how heavy is it?"),
-        *("how far away is it?", "how does it work?", "what is it doing?", "what is the person doing?", "what brand is it?"),
-        *("what number is shown?", "what is the weather like?", "what does the sign say?", "what is it made of?"),
+        *("was ist das?", "wie viele dinge sind da?", "was steht da?", "welche farbe hat es?", "ist da ein hund?"),
+        *("qu'est-ce que c'est ?", "combien y en a-t-il ?", "qu'est-ce qui est écrit ?", "y a-t-il un chat ?"),
+        *("¿qué es esto?", "¿cuántas cosas hay?", "¿de qué color es?", "¿hay un perro?", "che cos'è?", "quante cose ci sono?"),
         *(
-            "what is it eating?",
-            "what is next to it?",
-            "what is on the left?",
-            "what is in the background?",
-            "what is its name?",
+            "di che colore è?",
+            "o que é isto?",
+            "quantos objetos há?",
+            "wat is dit?",
+            "hoeveel dingen zijn er?",
+            "vad är det här?",
         ),
-        *("what material is this?", "what is the temperature?", "what is the price?", "what language is this?"),
-        *("what song is this?", "what is wrong here?", "what happens next?", "what should i do?", "what does it eat?"),
         *(
-            "what sound does it make?",
-            "what is it used for?",
-            "what is above it?",
-            "which one is bigger?",
-            "which team is this?",
+            "co to jest?",
+            "ile ich jest?",
+            "что это?",
+            "сколько их?",
+            "какого оно цвета?",
+            "bu nedir?",
+            "これは何ですか",
+            "这是什么",
         ),
-        *("which street is this?", "which way is it facing?", "is it raining?", "is it old?", "is it happy?", "is it safe?"),
-        *("is it expensive?", "is it sunny?", "is anyone there?", "are there trees?", "are they friends?", "does it bite?"),
-        *("do i need a coat?", "will it move?", "tell me a joke.", "describe the picture.", "hello!", "thank you."),
-        *("write a poem.", "translate this.", "can you help me?", "guess what this costs.", "say something."),
     ),
     "test": (
-        "how many are there?",
-        "what is the date today?",
-        "what is written here?",
-        "what is the name of this person?",
-        "is it hot or cold outside?",
-        "what is on the right?",
-        "who made this?",
-        "how old is it?",
-        "which city is this?",
-        "what is behind it?",
-        "why is it here?",
-        "what letter do you see?",
+        *(
+            "was siehst du?",
+            "was ist links?",
+            "wie heißt das?",
+            "kann es fliegen?",
+            "was steht auf dem schild?",
+            "ist es ein tier?",
+        ),
+        *("que vois-tu ?", "quelle est la couleur ?", "quel est le prix ?", "est-ce un animal ?", "que voit-on à gauche ?"),
+        *("¿qué ves?", "¿qué dice?", "¿es un animal?", "¿qué hay a la izquierda?", "che cosa vedi?", "c'è un cane?"),
+        *("quanto costa?", "de que cor é?", "o que está escrito?", "wat zie je?", "welke kleur is het?", "hur många är det?"),
+        *("jaki to kolor?", "czy to zwierzę?", "что написано?", "это животное?", "kaç tane var?", "何色ですか", "有几个"),
     ),
 }
 
 
 def degrade(image: Image.Image, rng: Random) -> Image.Image:
-    """One of four things that go wrong with a camera."""
-    kind = rng.choice(("blur", "noise", "dark", "hidden"))
+    """One of five things that go wrong with a camera."""
+    kind = rng.choice(("blur", "noise", "dark", "hidden", "coarse"))
+    size = image.width
     if kind == "blur":
-        return image.filter(ImageFilter.GaussianBlur(rng.uniform(2, 5)))
+        return image.filter(ImageFilter.GaussianBlur(rng.uniform(2, 6)))
+    if kind == "coarse":
+        small = image.resize((size // rng.randint(4, 9),) * 2, Image.Resampling.BOX)
+        return small.resize(image.size, Image.Resampling.NEAREST)
     pixels = np.asarray(image).astype(np.float32)
     noise = np.random.default_rng(rng.randrange(2**32))
     if kind == "noise":
-        pixels = pixels + noise.normal(0, rng.uniform(25, 80), pixels.shape)
+        pixels = pixels + noise.normal(0, rng.uniform(25, 90), pixels.shape)
     elif kind == "dark":
         pixels = pixels * rng.uniform(0.05, 0.25) + noise.normal(0, 6, pixels.shape)
     else:
-        side = rng.randint(SIZE // 2, SIZE - 12)
-        x, y = rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)
+        side = rng.randint(size // 2, size * 4 // 5)
+        x, y = rng.randint(0, size - side), rng.randint(0, size - side)
         pixels[y : y + side, x : x + side] = [rng.randint(0, 255) for _ in range(3)]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def texture(rng: Random) -> Image.Image:
-    """A picture of nothing: noise, stripes, a gradient or blobs."""
-    noise = np.random.default_rng(rng.randrange(2**32))
-    kind = rng.choice(("noise", "stripes", "gradient", "blobs"))
-    first, second = (noise.integers(0, 256, 3).astype(np.float32) for _ in range(2))
-    y, x = np.mgrid[0:SIZE, 0:SIZE] / SIZE
-    if kind == "noise":
-        side = rng.choice((8, 16, 64))
-        small = Image.fromarray(noise.integers(0, 256, (side, side, 3)).astype(np.uint8))
-        return small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    if kind == "blobs":
-        small = Image.fromarray((noise.random((5, 5)) * 255).astype(np.uint8))
-        share = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)) / 255
-    else:
-        angle = rng.uniform(0, np.pi)
-        share = x * np.cos(angle) + y * np.sin(angle)
-        share = (share - share.min()) / np.ptp(share)
-        if kind == "stripes":
-            share = (share * rng.randint(3, 12)) % 1 > 0.5
-    mixed = first + (second - first) * np.asarray(share, np.float32)[..., None]
-    return Image.fromarray(mixed.clip(0, 255).astype(np.uint8))
+def show_photo(photo: np.ndarray, rng: Random, backs: np.ndarray) -> Image.Image:
+    """A photo as people take it: half fill the frame, shifted and cropped a little, half lie on some background."""
+    image = Image.fromarray(photo)
+    if rng.random() < 0.5:
+        side = image.width * rng.uniform(0.85, 1)
+        x, y = (rng.uniform(0, image.width - side) for _ in range(2))
+        return image.resize((scenes.SIZE, scenes.SIZE), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
+    side = round(scenes.SIZE * rng.uniform(0.5, 0.95))
+    back = scenes.background(rng, backs)
+    back.paste(
+        image.resize((side, side), Image.Resampling.LANCZOS), tuple(rng.randint(0, scenes.SIZE - side) for _ in range(2))
+    )
+    return scenes.camera(back, rng)
 
 
 class Builder:
     """Writes pictures and lines of one questions file."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self.name, self.rng, self.lines = name, Random(seed), []
+    def __init__(self, name: str, seed: object) -> None:
+        self.name, self.rng, self.lines, self.pictures = name, Random(f"{name} {seed}"), [], 0
         self.folder = OUT / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image: np.ndarray | Image.Image, picture: str, asked: list[questions.Question]) -> None:
-        path = self.folder / f"{picture}.png"
-        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+    def add(self, image: Image.Image, asked: list[Question]) -> None:
+        path = self.folder / f"{self.pictures:05d}.png"
+        self.pictures += 1
+        image.save(path, compress_level=1)
         for kind, question, answer in asked:
             line = {"question_id": f"{self.name}-{len(self.lines)}", "image": f"{self.name}/{path.name}"}
             self.lines.append(line | {"question": question, "answers": [answer], "kind": kind})
 
     def close(self) -> None:
-        # by picture, so that neighbours share one
-        self.lines.sort(key=lambda line: line["image"])
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        (OUT / f"{self.name}.jsonl").write_text(text)
-        print(f"{self.name}: {len(self.lines)} questions")
+        (OUT / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        print(f"{self.name}: {len(self.lines)} questions on {self.pictures} pictures", flush=True)
 
 
-def photo_asked(label: str, rng: Random) -> questions.Question:
-    draw = rng.random()
-    if draw < 0.5:
-        return questions.photo_what(label, rng)
-    return questions.photo_is_a(label, rng) if draw < 0.75 else questions.photo_property(label, rng)
+class Pool:
+    """Photos and easy-VQA pictures of one split, each given out once; scenes from seeds of their own."""
 
+    def __init__(self, name: str, photos: Pictures, numbers: list[int], easy: Pictures, easy_asked: dict[int, list[Question]]):
+        self.rng, self.name = Random(name), name
+        self.photos, self.easy, self.easy_asked = photos, easy, easy_asked
+        self.numbers = iter(self.rng.sample(numbers, len(numbers)))
+        self.easy_numbers = iter(self.rng.sample(sorted(easy_asked), len(easy_asked)))
+        self.words = "train" if name == "selector" else "test"
+        self.backs = photos.images[sorted(numbers)[::7]]
 
-def mix(
-    name: str,
-    photos: Pictures,
-    photo_numbers: list[int],
-    easy: Pictures,
-    easy_asked: dict[int, list],
-    wordings: str,
-    seed: int,
-) -> list[int]:
-    """One question a picture, in the proportions of the mix; as many as the easy-VQA pictures allow.
-
-    Returns the numbers of the photos that were not used.
-    """
-    made, rng = Builder(name, seed), Random(seed + 1)
-    easy_numbers = sorted(easy_asked)
-    rng.shuffle(easy_numbers)
-    photo_numbers = rng.sample(photo_numbers, len(photo_numbers))
-    total = min(int(len(easy_numbers) / 0.2375), int(len(photo_numbers) / 0.7125))
-    while sum(0.5 <= i / total < 0.7 or 0.8125 <= i / total < 0.85 for i in range(total)) > len(easy_numbers):
-        total -= 1  # rounding of the shares
-    fetch_photo, fetch_easy = iter(photo_numbers), iter(easy_numbers)
-
-    def label(number: int) -> str:
-        return questions.CLASSES[photos.labels[number, 0]]
-
-    def easy_question(number: int) -> questions.Question:
-        question, answer = rng.choice(easy_asked[number])
-        return questions.easy_vqa_kind(answer), question, answer
-
-    for i in range(total):
-        part = i / total
-        if part < 0.5:
-            n = next(fetch_photo)
-            made.add(photos.images[n], f"photo{n}", [photo_asked(label(n), rng)])
-        elif part < 0.7:
-            n = next(fetch_easy)
-            made.add(easy.images[n], f"easy{n}", [easy_question(n)])
-        elif part < 0.8125:
-            n = next(fetch_photo)
-            kind, question, answer = photo_asked(label(n), rng)
-            made.add(degrade(Image.fromarray(photos.images[n]), rng), f"photo{n}", [(f"degraded {kind}", question, answer)])
-        elif part < 0.85:
-            n = next(fetch_easy)
-            kind, question, answer = easy_question(n)
-            made.add(degrade(Image.fromarray(easy.images[n]), rng), f"easy{n}", [(f"degraded {kind}", question, answer)])
-        elif part < 0.9:
-            made.add(texture(rng), f"texture{i}", [unanswerable_texture(rng)])
-        elif part < 0.95:
-            n = next(fetch_photo)
-            made.add(photos.images[n], f"photo{n}", [("mismatched", *mismatched(rng))])
+    def take(self, kind: str, n: int, part: str) -> tuple[Image.Image, list[Question]]:
+        """A picture of a kind with up to n questions in the wordings of `part`."""
+        rng = self.rng
+        if kind == "photo":
+            number = next(self.numbers)
+            scene = train.photo(self.photos.labels[number, 0])
+            return show_photo(self.photos.images[number], rng, self.backs), questions.ask(scene, n, rng, part)
+        if kind == "easy":
+            number = next(self.easy_numbers)
+            own = self.easy_asked[number]
+            return Image.fromarray(self.easy.images[number]), rng.sample(own, min(n, len(own)))
+        if kind == "writing":
+            drawn = scenes.writing(rng, self.backs, self.words)
         else:
-            n = next(fetch_photo)
-            made.add(photos.images[n], f"photo{n}", [("unknowable", rng.choice(UNKNOWABLE[wordings]), UNANSWERABLE)])
-    made.close()
-    return list(fetch_photo)
+            drawn = scenes.DRAW["backgrounds" if kind == "nothing" else kind](rng, self.backs)
+        return drawn.image, questions.ask(drawn.scene, n, rng, part)
 
 
-def unanswerable_texture(rng: Random) -> questions.Question:
-    asked = questions.photo_what("", rng) if rng.random() < 0.6 else ("", *mismatched(rng))
-    return "texture", asked[1], UNANSWERABLE
+WEIGHTS = {"photo": 25, "things": 28, "shapes": 12, "easy": 8, "writing": 15, "nothing": 4, "foreign": 3, "unknowable": 5}
 
 
-def mismatched(rng: Random) -> tuple[str, str]:
-    """A question about a coloured shape, for a picture that shows none."""
-    wording = rng.choice((*questions.SHAPE_WHAT, *questions.COLOUR_WHAT, *questions.SHAPE_OF_COLOUR))
-    return wording.format(shape=rng.choice(questions.SHAPES), colour=rng.choice(questions.COLOURS)), UNANSWERABLE
-
-
-def selector_set(photos: Pictures, photo_numbers: list[int], easy: Pictures, easy_asked: dict[int, list], seed: int) -> None:
-    """Several questions a picture, clean and degraded, and the unrelated kinds."""
-    made, rng = Builder("selector", seed), Random(seed + 1)
-    for n in photo_numbers:
-        label = questions.CLASSES[photos.labels[n, 0]]
-        asked = [questions.photo_what(label, rng), photo_asked(label, rng)]
-        if rng.random() < 0.12:
-            asked.append(("mismatched", *mismatched(rng)))
-        if rng.random() < 0.35:
-            asked.append(("unknowable", rng.choice(UNKNOWABLE["selector"]), UNANSWERABLE))
-        made.add(photos.images[n], f"photo{n}", asked)
-        if rng.random() < 0.3:
-            kind, question, answer = photo_asked(label, rng)
-            image = degrade(Image.fromarray(photos.images[n]), rng)
-            made.add(image, f"photo{n}-degraded", [(f"degraded {kind}", question, answer)])
-        if rng.random() < 0.15:
-            made.add(texture(rng), f"texture{n}", [unanswerable_texture(rng)])
-    for n, own in easy_asked.items():
-        asked = [(questions.easy_vqa_kind(answer), question, answer) for question, answer in own]
-        made.add(easy.images[n], f"easy{n}", asked)
-        made.add(degrade(Image.fromarray(easy.images[n]), rng), f"easy{n}-degraded", rng.sample(asked, min(2, len(asked))))
+def mix(name: str, count: int, pool: Pool, per_picture: int, parts: tuple[str, ...]) -> None:
+    made, rng = Builder(name, 1), pool.rng
+    languages = FOREIGN["selector" if name == "selector" else "test"]
+    while len(made.lines) < count:
+        kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        part = rng.choice(parts)
+        shown = rng.choice(("photo", "things", "shapes", "writing")) if kind in ("foreign", "unknowable") else kind
+        try:
+            image, asked = pool.take(shown, 4, part)
+        except StopIteration:  # easy-VQA has few pictures
+            continue
+        asked = rng.sample(asked, min(per_picture, len(asked)))
+        if kind == "foreign":
+            asked = [("foreign", rng.choice(languages), UNANSWERABLE)]
+        elif kind == "unknowable":
+            present = next((q[2] for q in asked if q[0] in ("photo what", "what")), "thing")
+            asked = [questions.Asker(rng, part).unknowable(present)]
+        elif rng.random() < 0.15:
+            image, asked = degrade(image, rng), [(f"degraded {k}", q, a) for k, q, a in asked]
+        made.add(image, asked)
     made.close()
 
 
-def easy_questions(split: str, numbers: list[int] | None = None) -> dict[int, list[tuple[str, str]]]:
-    """Picture number -> its (question, answer) pairs."""
-    asked: dict[int, list[tuple[str, str]]] = {}
-    wanted = None if numbers is None else set(numbers)
-    for question, answer, picture in json.loads((data.BUILD / f"easy_{split}.json").read_text()):
-        if wanted is None or picture in wanted:
-            asked.setdefault(picture, []).append((question, answer))
-    return asked
+def only(name: str, kinds: tuple[str, ...], pool: Pool, shown: tuple[str, ...], per_picture: int, each: int) -> None:
+    """A test of some kinds of questions, at least `each` of every group that they belong to."""
+    made = Builder(name, 2)
+    groups = [group for group in questions.GROUPS.values() if set(group) & set(kinds)]
+    counts = dict.fromkeys(groups, 0)
+    while min(counts.values()) < each:
+        image, asked = pool.take(pool.rng.choice(shown), 6, "test")
+        chosen: list[Question] = []
+        for question in asked:
+            group = next((g for g in groups if question[0] in g), None)
+            if group and counts[group] < each + 200 and len(chosen) < per_picture and question[0] in kinds:
+                chosen.append(question)
+                counts[group] += 1
+        if chosen:
+            made.add(image, chosen)
+    made.close()
+
+
+def plain(name: str, pictures: Iterator[tuple[Image.Image, list[Question]]]) -> None:
+    made = Builder(name, 3)
+    for image, asked in pictures:
+        made.add(image, asked)
+    made.close()
+
+
+def members(*names: str) -> tuple[str, ...]:
+    return tuple(kind for name in names for kind in questions.GROUPS[name])
 
 
 def main() -> None:
@@ -251,37 +265,88 @@ def main() -> None:
     parts = data.splits()
     photos, easy = data.load("cifar_train"), data.load("easy_train")
     test_photos, test_easy = data.load("cifar_test"), data.load("easy_test")
-    selector_set(photos, parts["cifar"]["selector"], easy, easy_questions("train", parts["easy"]["selector"]), 11)
-    calibration = easy_questions("train", parts["easy"]["calibration"])
-    mix("calibration", photos, parts["cifar"]["calibration"], easy, calibration, "test", 22)
-    every = list(range(len(test_photos.images)))
-    unused = mix("mix_first", test_photos, every, test_easy, easy_questions("test"), "test", 33)
-    unused = mix("mix_second", test_photos, unused, test_easy, easy_questions("test"), "test", 66)
-    mix("mix_test", test_photos, unused, test_easy, easy_questions("test"), "test", 99)
-    made = Builder("easy_test", 44)
-    for n, own in easy_questions("test").items():
-        asked = [(questions.easy_vqa_kind(answer), question, answer) for question, answer in own]
-        made.add(test_easy.images[n], f"easy{n}", asked)
-    made.close()
-    made = Builder("photo_test", 55)
-    for n in range(len(test_photos.images)):
-        made.add(
-            test_photos.images[n],
-            f"photo{n}",
-            [questions.photo_what(questions.CLASSES[test_photos.labels[n, 0]], made.rng)],
+    own = train.easy_questions("train")
+
+    def pool(name: str, split: str) -> Pool:
+        if split == "test":
+            return Pool(name, test_photos, list(range(len(test_photos.images))), test_easy, train.easy_questions("test"))
+        return Pool(name, photos, parts["cifar"][split], easy, {n: own[n] for n in parts["easy"][split]})
+
+    mix("selector", SELECTOR, pool("selector", "selector"), 2, ("train", "dev"))
+    mix("calibration", CALIBRATION, pool("calibration", "calibration"), 1, ("test",))
+    mix("mix_test", MIX, pool("mix_test", "test"), 1, ("test",))
+    tests = pool("tests", "test")
+    plain("easy_test", ((Image.fromarray(test_easy.images[n]), own) for n, own in tests.easy_asked.items()))
+    asker, rng = questions.Asker(tests.rng, "test"), tests.rng
+
+    def photo_test() -> Iterator[tuple[Image.Image, list[Question]]]:
+        for n in range(0, len(test_photos.images), 2):
+            label = data.CLASSES[test_photos.labels[n, 0]]
+            asked = [("photo what", asker.word("what"), label), rng.choice((asker.photo_is_it, asker.photo_property))(label)]
+            yield show_photo(test_photos.images[n], rng, tests.backs), asked
+
+    plain("photo_test", photo_test())
+    ours = members("things: what", "things: how many", "things: relations", "things: yes/no", "things: kind, colour, mood")
+    only("things_test", ours, tests, ("things",), 2, 1200)
+    only("shapes_test", members("shapes"), tests, ("shapes",), 2, 2000)
+    only("writing_test", members("writing"), tests, ("writing",), 1, 2000)
+    only("absent_test", members("unanswerable", "unknowable"), tests, ("photo", "things", "shapes", "writing"), 1, 1200)
+    strange(tests)
+
+
+def corrupt(image: Image.Image, rng: Random, severity: int) -> Image.Image:
+    """One of seven corruptions. Severities 1 to 5 with the parameters of Hendrycks and Dietterich (arXiv 1903.12261) for small
+    pictures where they have the same kind."""
+    kind, level = rng.choice(("noise", "blur", "dark", "bright", "contrast", "coarse", "jpeg")), severity - 1
+    if kind == "blur":
+        return image.filter(ImageFilter.GaussianBlur((1, 2, 3, 4, 6)[level]))
+    if kind == "coarse":
+        small = image.resize((int(image.width * (0.6, 0.5, 0.4, 0.3, 0.25)[level]),) * 2, Image.Resampling.BOX)
+        return small.resize(image.size, Image.Resampling.NEAREST)
+    if kind == "jpeg":
+        stream = io.BytesIO()
+        image.save(stream, "JPEG", quality=(25, 18, 15, 10, 7)[level])
+        return Image.open(stream).convert("RGB")
+    pixels = np.asarray(image).astype(np.float32) / 255
+    if kind == "noise":
+        pixels = pixels + np.random.default_rng(rng.randrange(2**32)).normal(
+            0, (0.08, 0.12, 0.18, 0.26, 0.38)[level], pixels.shape
         )
-    made.close()
-    photo_yes_no(test_photos)
+    elif kind == "contrast":
+        pixels = pixels.mean((0, 1)) + (pixels - pixels.mean((0, 1))) * (0.4, 0.3, 0.2, 0.1, 0.05)[level]
+    else:
+        pixels = pixels + (1 if kind == "bright" else -1) * (0.1, 0.2, 0.3, 0.4, 0.5)[level]
+    return Image.fromarray((pixels.clip(0, 1) * 255).astype(np.uint8))
 
 
-def photo_yes_no(photos: Pictures) -> None:
-    """The yes/no questions about photos, both kinds on each of 2,000 pictures."""
-    made = Builder("photo_yes_no_test", 77)
-    for n in range(2000):
-        label = questions.CLASSES[photos.labels[n * 5, 0]]
-        asked = [questions.photo_is_a(label, made.rng), questions.photo_property(label, made.rng)]
-        made.add(photos.images[n * 5], f"photo{n * 5}", asked)
-    made.close()
+def strange(pool: Pool) -> None:
+    """What the model was never shown: another style of emoji, corrupted pictures, other photos, other languages."""
+    rng = Random("strange")
+    kinds = members("things: what", "things: how many", "things: relations", "things: yes/no")
+    drawn = [scenes.things(rng, pool.backs, ("fluent",)) for _ in range(1500)]
+    asked = [[q for q in questions.ask(d.scene, 5, rng, "test") if q[0] in kinds][:2] for d in drawn]
+    plain("fluent_test", ((d.image, own) for d, own in zip(drawn, asked, strict=True) if own))
+    shown = ("photo", "things", "shapes", "writing")
+    same = [pool.take(rng.choice(shown), 3, "test") for _ in range(400)]
+    for severity in range(1, 6):
+        plain(f"corrupted_{severity}", ((corrupt(image, rng, severity), own) for image, own in same))
+    asker = questions.Asker(rng, "test")
+
+    def outside() -> Iterator[tuple[Image.Image, list[Question]]]:
+        for path in OUTSIDE:
+            photo = Image.open(scenes.ART / path).convert("RGB")
+            photo.thumbnail((1600, 1600))
+            for _ in range(6):
+                side = min(photo.size) * rng.uniform(0.5, 1)
+                x, y = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
+                crop = photo.crop([round(v) for v in (x, y, x + side, y + side)])
+                yield crop, [("outside", asker.word("what"), UNANSWERABLE)]
+
+    plain("outside_test", outside())
+    plain(
+        "foreign_test",
+        ((pool.take(rng.choice(shown), 1, "test")[0], [("foreign", text, UNANSWERABLE)]) for text in FOREIGN["test"] * 8),
+    )
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from random import Random
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from recipes.mini import data, nouns, scenes
 from recipes.mini import questions as q
+from recipes.mini.wordings import PICTURES, PLACES, WORDINGS
 
-VOCABULARY = 768
+VOCABULARY = 1536
 END = "<end_of_utterance>"
 SPECIAL = (
     "<|endoftext|>",
@@ -37,15 +39,23 @@ GENERAL = (
 )
 
 
-def corpus(seed: int = 0, rounds: int = 400) -> list[str]:
+def corpus(seed: int = 0, rounds: int = 60) -> list[str]:
+    """Every training wording with many nouns, and every answer; what signs say is spelled, so it is no part of this."""
     rng = Random(seed)
     lines = [GENERAL] * 20 + ["\n\n"] * 2000  # a blank line at the end of a piece is one token
+    names = (*nouns.NOUNS, *scenes.SHAPES, *(f"{colour} shape" for colour in scenes.COLOURS))
     for _ in range(rounds):
-        for label in q.CLASSES:
-            lines += [f"Assistant: {answer}\nUser:{text}" for _, text, answer in q.photo_questions(label, 6, rng)]
-        for shape in q.SHAPES:
-            asked = q.shape_questions(shape, rng.choice(q.COLOURS), 6, rng)
-            lines += [f"Assistant: {answer}\nUser:{text}" for _, text, answer in asked]
+        for parts in WORDINGS.values():
+            for wording in parts["train"]:
+                one, other = rng.choice(names), rng.choice(names)
+                text = wording.format(
+                    **{"place": rng.choice(PLACES), "picture": rng.choice(PICTURES), "a": q.a(one), "the": f"the {one}"},
+                    **{"other": f"the {other}", "thing": one, "things": q.plural(one), "others": q.plural(other)},
+                )
+                lines.append(f"User:{text}\nAssistant: {rng.choice(names)}")
+        lines += [f" {answer}" for answer in (*names, *nouns.MOODS, *nouns.KINDS, *data.CLASSES, q.CANNOT_TELL, "nothing")]
+        lines += [f" {q.no_such(name)}" for name in names]
+        lines += [" yes", " no", " on the left", " on the right", " at the top", " at the bottom", " in the middle"] * 20
     return lines
 
 

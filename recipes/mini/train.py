@@ -1,10 +1,11 @@
 """Stage 2: the whole model, all questions of a picture packed behind one image prefix.
 
-    python -m recipes.mini.train --steps 2600
+    python -m recipes.mini.train --steps 6000
 
-Starts from stage 1's vision tower (`build/mini/pretrain.pt`), resumes from `build/mini/train.pt`, and writes the bf16
-checkpoint to `recipes/mini/checkpoint/` when it is through. The classification heads of stage 1 stay attached as a second
-loss, so that the tower keeps what it knows.
+Starts from stage 1's vision tower (`build/mini/pretrain.pt`), resumes from `build/mini/train.pt`, and writes the averaged
+weights as a bf16 checkpoint to `recipes/mini/checkpoint/` when it is through. The learning rate is flat until the last
+`--decay` of the steps, so that a run may be given more steps until then. The recognition heads of stage 1 stay attached as a
+second loss, so that the tower keeps what it knows.
 """
 
 from __future__ import annotations
@@ -21,14 +22,28 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
-from recipes.mini import data, model, pretrain, questions
+from recipes.mini import augment, data, model, pretrain, questions, scenes
 from recipes.mini.packing import IGNORE, Packed, Packer
+from recipes.mini.questions import Question
 
-BATCH_PHOTOS, BATCH_EASY, BATCH_DRAWN = 48, 10, 6
-PER_PICTURE = 5
+BATCH = {"photos": 40, "things": 40, "writing": 32, "shapes": 14, "easy": 8, "backgrounds": 2}
+PER_PICTURE = 6
+AVERAGE = 0.998  # decay of the weights' moving average, per step
 CHECKPOINT = data.BUILD / "train.pt"
 OUTPUT = Path("recipes/mini/checkpoint")
-Pairs = list[list[tuple[str, str]]]
+Asked = list[list[Question]]
+
+
+def photo(label: int) -> scenes.Scene:
+    return scenes.Scene("photo", (scenes.Item(data.CLASSES[label], 64, 64, 128),))
+
+
+def easy_questions(split: str) -> dict[int, list[Question]]:
+    """easy-VQA's own questions by picture."""
+    asked: dict[int, list[Question]] = {}
+    for question, answer, picture in json.loads((data.BUILD / f"easy_{split}.json").read_text()):
+        asked.setdefault(picture, []).append((f"easy-VQA: {questions.easy_vqa_kind(answer)}", question, answer))
+    return asked
 
 
 class Source(pretrain.Source):
@@ -36,34 +51,44 @@ class Source(pretrain.Source):
 
     def __init__(self) -> None:
         super().__init__()
+        self.easy, self.easy_asked = data.load("easy_train"), easy_questions("train")
         self.easy_numbers = np.array(data.splits()["easy"]["train"])
-        self.asked: dict[int, list[tuple[str, str]]] = {int(i): [] for i in self.easy_numbers}
-        for question, answer, picture in json.loads((data.BUILD / "easy_train.json").read_text()):
-            if picture in self.asked:
-                self.asked[picture].append((question, answer))
+        self.described = {kind: (data.BUILD / f"{kind}.jsonl").read_text().splitlines() for kind in data.SCENES}
 
-    def questions(self, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor], Pairs]:
-        """Pixels [b, 3, 64, 64]; labels for the classification heads; the questions of each picture."""
-        rng, random, generator = np.random.default_rng([1, step]), Random(step), torch.Generator().manual_seed(step)
-        chosen = self.photo_batch(step, BATCH_PHOTOS)
-        easy = rng.choice(self.easy_numbers, BATCH_EASY)
-        drawn = np.sort(rng.integers(0, len(self.drawn.images), BATCH_DRAWN))
-        images, labels = self.pictures(chosen, easy, drawn, generator)
-        pairs: Pairs = []
-        for number in chosen:
-            asked = questions.photo_questions(questions.CLASSES[self.photos.labels[number, 0]], PER_PICTURE, random)
-            pairs.append([(question, answer) for _, question, answer in asked])
-        for number in easy:
-            own = self.asked[int(number)]
-            pairs.append(random.sample(own, min(PER_PICTURE, len(own))))
-        for shape, colour in self.drawn.labels[drawn]:
-            asked = questions.shape_questions(questions.SHAPES[shape], questions.COLOURS[colour], PER_PICTURE, random)
-            pairs.append([(question, answer) for _, question, answer in asked])
-        return images, labels, pairs
+    def questions(self, step: int) -> tuple[Tensor, Tensor, Tensor, Asked]:
+        """Pixels [b, 3, 128, 128]; labels for the recognition heads as in stage 1; the questions of each picture."""
+        random, generator = Random(f"questions {step}"), torch.Generator().manual_seed(10**6 + step)
+        patches = model.SHIPPED.patches
+        images, classes, patch, asked = [], [], [], []
+        for kind, n in BATCH.items():
+            nothing = torch.full((n,), -100), torch.full((n, patches, 2), -100)
+            if kind == "photos":
+                numbers = self.epoch("stage 2", self.photo_numbers, step, n)
+                images.append(self.photo_pixels(numbers, generator))
+                labels = self.photos.labels[numbers, 0]
+                nothing = (torch.from_numpy(labels), nothing[1])
+                described = [photo(label) for label in labels]
+            elif kind == "easy":
+                numbers = self.epoch(kind, self.easy_numbers, step, n)
+                shapes = pretrain.to_tensor(self.easy.images[numbers])
+                images.append(augment.geometry(shapes, generator, (0.9, 1.1), 0.1, True, scenes.SIZE))
+                asked += [random.choices(self.easy_asked[int(number)], k=PER_PICTURE) for number in numbers]
+                described = []
+            else:
+                numbers = self.epoch(f"stage 2 {kind}", np.arange(len(self.described[kind])), step, n)
+                images.append(self.scene_pixels(kind, numbers, generator))
+                labels = torch.from_numpy(self.scenes[kind].labels[numbers].astype(np.int64))
+                nothing = (nothing[0], labels.reshape(n, patches, 2))
+                described = [scenes.from_line(self.described[kind][number]) for number in numbers]
+            asked += [questions.ask(scene, PER_PICTURE, random, "train") for scene in described]
+            classes.append(nothing[0])
+            patch.append(nothing[1])
+        pixels = model.pixels(augment.camera(torch.cat(images), generator))
+        return pixels, torch.cat(classes), torch.cat(patch), asked
 
 
 def forward(net: Idefics3ForConditionalGeneration, images: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-    """ViT states [b, 64, 192], and logits [n, vocabulary] of the positions that have a target."""
+    """ViT states [b, patches, width], and logits [n, vocabulary] of the positions that have a target."""
     mask = model.packed_mask(packed.segments)
     with torch.autocast("cpu", torch.bfloat16):
         states = model.vision(net, images)
@@ -72,42 +97,34 @@ def forward(net: Idefics3ForConditionalGeneration, images: Tensor, packed: Packe
     return states, logits.float()
 
 
-def dev_questions() -> tuple[Tensor, Pairs, list[str]]:
-    """The dev split with fixed questions, and the kind of every question in order."""
-    parts, rng = data.splits(), Random(99)
+def dev_questions() -> tuple[Tensor, Asked]:
+    """Pictures and wordings that are not trained on: photos of the dev split, scenes drawn from seeds of their own."""
+    random, parts = Random("dev"), data.splits()
     photos, easy = data.load("cifar_train"), data.load("easy_train")
-    pairs: Pairs = []
-    kinds: list[str] = []
-    for number in parts["cifar"]["dev"]:
-        label = questions.CLASSES[photos.labels[number, 0]]
-        asked = [
-            questions.photo_what(label, rng),
-            questions.photo_is_a(label, rng),
-            questions.photo_property(label, rng),
-        ]
-        pairs.append([(question, answer) for _, question, answer in asked])
-        kinds += [kind for kind, _, _ in asked]
-    numbers = list(parts["easy"]["dev"])
-    own: dict[int, list[tuple[str, str]]] = {n: [] for n in numbers}
-    for question, answer, picture in json.loads((data.BUILD / "easy_train.json").read_text()):
-        if picture in own:
-            own[picture].append((question, answer))
-    for n in numbers:
-        pairs.append(own[n])
-        kinds += [questions.easy_vqa_kind(answer) for _, answer in own[n]]
-    images = np.concatenate([photos.images[parts["cifar"]["dev"]], easy.images[numbers]])
-    return pretrain.to_tensor(images), pairs, kinds
+    numbers = parts["cifar"]["dev"]
+    generator = torch.Generator().manual_seed(0)
+    images = [augment.geometry(pretrain.to_tensor(photos.images[numbers]), generator, (1.0, 1.1), 0.05, False, scenes.SIZE)]
+    asked = [questions.ask(photo(photos.labels[n, 0]), 4, random, "dev") for n in numbers]
+    backs = photos.images[numbers]
+    for kind, count in (("things", 500), ("shapes", 250), ("writing", 400)):
+        drawn = [scenes.DRAW[kind](Random(f"dev {kind} {i}"), backs) for i in range(count)]
+        images.append(pretrain.to_tensor(np.stack([np.asarray(d.image) for d in drawn])))
+        asked += [questions.ask(d.scene, 4, random, "dev") for d in drawn]
+    numbers, own = parts["easy"]["dev"], easy_questions("train")
+    shapes = pretrain.to_tensor(easy.images[numbers])
+    images.append(functional.interpolate(shapes, (scenes.SIZE, scenes.SIZE), mode="bilinear"))
+    return torch.cat(images), asked + [own[n] for n in numbers]
 
 
 @torch.no_grad()
-def correct(net: Idefics3ForConditionalGeneration, packer: Packer, images: Tensor, pairs: Pairs) -> list[bool]:
+def correct(net: Idefics3ForConditionalGeneration, packer: Packer, images: Tensor, asked: Asked) -> list[bool]:
     """Whether the greedy answer equals the reference, for every question in order.
 
     All reference tokens are the arg max given the reference before them: exactly then greedy decoding gives that answer.
     """
     result: list[bool] = []
-    for first in range(0, len(pairs), 64):
-        packed = packer(pairs[first : first + 64])
+    for first in range(0, len(asked), 64):
+        packed = packer(asked[first : first + 64])
         _, logits = forward(net, model.pixels(images[first : first + 64]), packed)
         where = packed.targets != IGNORE
         hits = logits.argmax(1) == packed.targets[where]
@@ -117,11 +134,11 @@ def correct(net: Idefics3ForConditionalGeneration, packer: Packer, images: Tenso
     return result
 
 
-def by_kind(hits: list[bool], kinds: list[str]) -> str:
+def by_kind(hits: list[bool], asked: Asked) -> str:
     values: dict[str, list[bool]] = {}
-    for hit, kind in zip(hits, kinds, strict=True):
+    for hit, kind in zip(hits, (q[0] for own in asked for q in own), strict=True):
         values.setdefault(kind, []).append(hit)
-    return ", ".join(f"{kind} {np.mean(v):.3f}" for kind, v in values.items())
+    return ", ".join(f"{kind} {np.mean(v):.3f}" for kind, v in sorted(values.items()))
 
 
 def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) -> None:
@@ -133,8 +150,8 @@ def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) 
         "image_processor_type": "Idefics3ImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"longest_edge": 4 * model.IMAGE_SIZE},
-        "max_image_size": {"longest_edge": model.IMAGE_SIZE},
+        "size": {"longest_edge": 4 * model.SHIPPED.image},
+        "max_image_size": {"longest_edge": model.SHIPPED.image},
         "do_image_splitting": False,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -149,10 +166,12 @@ def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the language model; the vision tower takes half")
+    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps, at the end, in which the rate falls")
     args = parser.parse_args()
     words, net, probe = pretrain.build()
+    _, averaged, _ = pretrain.build()
     tower = net.model.vision_model
     first = 0
     saved = torch.load(CHECKPOINT if CHECKPOINT.exists() else pretrain.CHECKPOINT, weights_only=True)
@@ -171,39 +190,42 @@ def main() -> None:
             opts.append(opt)
     if "model" in saved:
         net.load_state_dict(saved["model"])
+        averaged.load_state_dict(saved["averaged"])
         for opt, state in zip(opts, saved["opts"], strict=True):
             opt.load_state_dict(state)
         first = saved["step"]
     else:
         tower.load_state_dict(saved["tower"])
+        averaged.load_state_dict(net.state_dict())
     packer, source, dev = Packer(words), Source(), dev_questions()
     began, losses = time.time(), []
     for step in range(first, args.steps):
         for opt in opts:
             for group in opt.param_groups:
-                group["lr"] = group["base"] * pretrain.trapezoid(step, args.steps, final=0.0, decay=0.6)
-        images, labels, pairs = source.questions(step)
-        packed = packer(pairs)
+                group["lr"] = group["base"] * pretrain.trapezoid(step, args.steps, final=0.0, decay=args.decay)
+        images, classes, patch, asked = source.questions(step)
+        packed = packer(asked)
         states, logits = forward(net, images, packed)
         answer_loss = functional.cross_entropy(logits, packed.targets[packed.targets != IGNORE])
-        loss = answer_loss + 0.5 * probe.loss(states, *labels)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = answer_loss + 0.5 * probe.loss(states, classes, patch)
         loss.backward()
         for opt in opts:
             opt.step()
             opt.zero_grad()
+        with torch.no_grad():
+            share = 1 - min(AVERAGE, (step + 1) / (step + 10))
+            for mean, now in zip(averaged.parameters(), net.parameters(), strict=True):
+                mean.lerp_(now, share)
         losses.append(answer_loss.item())
         if (step + 1) % 50 == 0:
             rate = (step + 1 - first) * len(images) / (time.time() - began)
             print(f"step {step + 1} loss {np.mean(losses[-50:]):.4f} {rate:.0f} pictures/s", flush=True)
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
-            net.eval()
-            print("dev", by_kind(correct(net, packer, dev[0], dev[1]), dev[2]), flush=True)
-            net.train()
-            state = {"model": net.state_dict(), "probe": probe.state_dict(), "step": step + 1}
-            state["opts"] = [opt.state_dict() for opt in opts]
-            torch.save(state, CHECKPOINT.with_suffix(".tmp"))
-            CHECKPOINT.with_suffix(".tmp").replace(CHECKPOINT)
-    save(net, words)
+        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            averaged.eval()
+            print("dev", by_kind(correct(averaged, packer, *dev), dev[1]), flush=True)
+            pretrain.save(CHECKPOINT, {"model": net, "averaged": averaged, "probe": probe}, opts, step + 1)
+    save(averaged, words)
 
 
 if __name__ == "__main__":
