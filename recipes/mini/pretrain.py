@@ -76,12 +76,14 @@ class Source:
         images = to_tensor(self.scenes[kind].images[numbers])
         return augment.colour(images, generator, 0.15)
 
-    def batch(self, step: int, shape: model.Shape = model.SHIPPED) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(
+        self, step: int, shape: model.Shape = model.SHIPPED, counts: dict[str, int] = BATCH
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised pixels [b, 3, 128, 128]; photo classes [b]; labels of half patches [b, patches, 2]; -100: none."""
         generator = torch.Generator().manual_seed(step)
         rows = shape.image // shape.patch
         images, photo, patch = [], [], []
-        for kind, n in BATCH.items():
+        for kind, n in counts.items():
             if kind == "photos":
                 numbers = self.epoch(kind, self.photo_numbers, step, n)
                 images.append(self.photo_pixels(numbers, generator))
@@ -100,6 +102,16 @@ class Source:
         if shape.image != scenes.SIZE:
             pictures = functional.interpolate(pictures, (shape.image, shape.image), mode="bilinear", antialias=True)
         return model.pixels(pictures), torch.cat(photo), torch.cat(patch)
+
+
+def recognition_loss(
+    net: Idefics3ForConditionalGeneration, probe: model.Probe, images: Tensor, photo: Tensor, patch: Tensor, kept: int
+) -> Tensor:
+    """Loss of the recognition heads on `kept` random patches of each picture."""
+    keep = torch.rand(len(images), patch.shape[1]).argsort(1)[:, :kept]
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model.vision(net, images, keep)
+        return probe.loss(states, photo, patch.gather(1, keep[..., None].expand(-1, -1, 2)))
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -190,10 +202,7 @@ def main() -> None:
             for group in opt.param_groups:
                 group["lr"] = args.lr * trapezoid(progress, args.steps, final=0.0 if args.minutes else 0.25)
         images, photo, patch = source.batch(step, shape)
-        keep = torch.rand(len(images), shape.patches).argsort(1)[:, :kept]
-        with torch.autocast("cpu", torch.bfloat16):
-            states = model.vision(net, images, keep)
-            loss = probe.loss(states, photo, patch.gather(1, keep[..., None].expand(-1, -1, 2)))
+        loss = recognition_loss(net, probe, images, photo, patch, kept)
         loss.backward()
         for opt in opts:
             opt.step()

@@ -10,9 +10,9 @@ sees training and `dev` wordings; thresholds and tests see wordings that neither
 on signs that were held back.
 
 The mix: 25 % photos, 28 % everyday things, 12 % shape scenes, 8 % easy-VQA, 15 % writing, 4 % pictures of nothing, 3 %
-questions in other languages, 5 % questions that no picture answers; a seventh of all pictures is degraded (blur, noise, darkness, a
-hidden part, coarse pixels). What this model cannot answer at all has the reference "unanswerable", which it never gives: the
-right thing to do is to abstain.
+questions in other languages, 5 % questions that no picture answers; a seventh of all pictures is degraded (blur, noise,
+darkness, a hidden part, coarse pixels). What this model cannot answer at all has the reference "unanswerable", which it never
+gives: the right thing to do is to abstain.
 """
 
 from __future__ import annotations
