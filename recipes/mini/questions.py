@@ -115,6 +115,7 @@ class Asker:
             (0.12, lambda: self.absent_thing((label,), far=True)),
             (0.03, self.absent_text),
             (0.05, lambda: self.unknowable(label)),
+            (0.05, lambda: self.untold(label, ("colour of", "left of", "right of", "above", "below", "where"))),
         ]
         while len(asked) < n:
             asked.append(self._draw(draws))
@@ -156,6 +157,9 @@ class Asker:
             else:
                 draws.append((0.15, lambda: ("kind", self.word("kind"), nouns.KIND[item.name])))
                 draws.append((0.10, lambda: self.is_it(item)))
+                draws.append((0.06, lambda: self.colour_of(items)))
+                draws.append((0.06, lambda: self.where(items)))
+                draws.append((0.04, lambda: self.beside_nothing(item)))
                 if item.colour:
                     draws.append((0.20, lambda: ("colour", self.word("colour"), str(item.colour))))
             asked = [first]
@@ -163,7 +167,8 @@ class Asker:
             asked = []
             draws.append((0.42, lambda: self.relation(items)))
             draws.append((0.18, lambda: self.relation_yes_no(items)))
-            draws.append((0.05, lambda: self.colour_of(items)))
+            draws.append((0.06, lambda: self.colour_of(items)))
+            draws.append((0.06, lambda: self.where(items)))
         while len(asked) < n:
             question = self._draw(draws)
             if question is not None:
@@ -219,11 +224,25 @@ class Asker:
         return "is it", self.word("is it", a=a(name)), "yes" if truth else "no"
 
     def colour_of(self, items: Sequence[Item]) -> Question | None:
-        some = [i for i in _unique(items) if i.colour]
+        """The colour of one of the things; of one that has several colours it cannot be told."""
+        some = [i for i in _unique(items) if i.mood is None]
         if not some:
             return None
         item = self.rng.choice(some)
-        return "colour", self.word("colour of", the=f"the {item.name}"), str(item.colour)
+        if item.colour is None:
+            return self.untold(item.name) if self.rng.random() < 0.4 else None
+        return "colour", self.word("colour of", the=f"the {item.name}"), item.colour
+
+    def where(self, items: Sequence[Item]) -> Question | None:
+        some = [i for i in _unique(items) if _place(i)]
+        if not some:
+            return None
+        item = self.rng.choice(some)
+        return "relation", self.word("where", the=f"the {item.name}"), str(_place(item))
+
+    def beside_nothing(self, item: Item) -> Question:
+        side = self.rng.choice(("left of", "right of", "above", "below"))
+        return "relation", self.word(side, the=f"the {item.name}"), "nothing"
 
     def relation(self, items: Sequence[Item]) -> Question | None:
         """Which thing stands where, as seen from another or in the whole picture; only where it is clear."""
@@ -402,6 +421,8 @@ class Asker:
             (0.02, lambda: self.unknowable("word")),
             (0.05, lambda: ("is there", self.word("is there", a=self.rng.choice(("a sign", "some text"))), "yes")),
         ]
+        if kind == "word":
+            draws.append((0.08, lambda: self.absent_text(("number", "price", "time"))))
         return [(f"read {kind}", self.word("read"), text), *(self._draw(draws) for _ in range(n - 1))]
 
     # --- without an answer
@@ -411,7 +432,9 @@ class Asker:
         name = self._absent(present, far)
         the, rest = f"the {name}", [p for p in present if present.count(p) == 1]
         draw = self.rng.random()
-        if draw < 0.35:
+        if draw < 0.1 and name not in nouns.PLURAL_NOUNS | nouns.MASS_NOUNS:
+            question = self.word("count", things=plural(name))
+        elif draw < 0.4:
             question = self.word("colour of", the=the)
         elif draw < 0.55 and rest:
             pair = [the, f"the {self.rng.choice(rest)}"]
@@ -428,14 +451,15 @@ class Asker:
         names, colours = {i.name for i in items}, {str(i.colour) for i in items}
         if self.rng.random() < 0.5:
             missing = self.rng.choice([s for s in SHAPES if s not in names])
-            wording = self.rng.choice(("colour of", "where", "left of", "right of", "above", "below"))
-            return "absent shape", self.word(wording, the=f"the {missing}"), f"there is no {missing}"
+            wording = self.rng.choice(("colour of", "where", "left of", "right of", "above", "below", "count"))
+            question = self.word(wording, the=f"the {missing}", things=plural(missing))
+            return "absent shape", question, f"there is no {missing}"
         missing = f"{self.rng.choice([c for c in COLOURS if c not in colours])} shape"
         wording = self.rng.choice(("what is the coloured shape", "where", "left of", "above"))
         return "absent shape", self.word(wording, the=f"the {missing}"), f"there is no {missing}"
 
-    def absent_text(self) -> Question:
-        wording = self.rng.choice(("read", "word", "number", "price", "time"))
+    def absent_text(self, wordings: tuple[str, ...] = ("read", "word", "number", "price", "time")) -> Question:
+        wording = self.rng.choice(wordings)
         about = {"read": "text", "word": "text", "number": "number", "price": "price", "time": "time"}[wording]
         return "absent text", self.word(wording), f"there is no {about}"
 
@@ -444,6 +468,10 @@ class Asker:
         if self.rng.random() < 0.5:
             return "unknowable", self.word("doing", the=f"the {present}"), CANNOT_TELL
         return "unknowable", self.word("unknowable"), CANNOT_TELL
+
+    def untold(self, present: str, wordings: tuple[str, ...] = ("colour of",)) -> Question:
+        """About a thing that is there, what is not known of it: worded like questions about things that are not there."""
+        return "unknowable", self.word(self.rng.choice(wordings), the=f"the {present}"), CANNOT_TELL
 
     def _absent(self, present: tuple[str, ...], far: bool = False) -> str:
         """A noun that is not among `present`, half of the time of the same kind as one that is."""
