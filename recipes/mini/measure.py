@@ -74,6 +74,7 @@ def kinds(name: str) -> list[str]:
 
 def answer_all(model: Model, name: str, *, blind: bool = False) -> list[Said]:
     """Every question of a test, at the bundle's default operating point. Blind: a black picture is shown."""
+    print(f"{name}, {model.bundle.folder.name}{', blind' if blind else ''}", file=sys.stderr, flush=True)
     black, said = np.zeros((data.SIZE, data.SIZE, 3), np.uint8), []
     gated = model.bundle.manifest.selector is not None
     for question, kind in zip(files.read(OUT / f"{name}.jsonl", labelled=True), kinds(name), strict=True):
@@ -177,13 +178,20 @@ def strange(mini: Bundle) -> Part:
     ]
     with load(mini.folder) as model:
         for name, title in STRANGE.items():
-            said = answer_all(model, name)
-            answered = [s for s in said if not s.abstained]
-            good = float(np.mean([s.right or s.abstained for s in said]))
-            wrong = f"{1 - share(answered):.3f}" if answered else "-"
-            right = f"{share(said):.3f}" if any(s.right for s in said) else "none can be"
-            lines.append(f"| {title} | {len(said)} | {right} | {1 - len(answered) / len(said):.3f} | {wrong} | {good:.3f} |")
+            for group, said in groups(answer_all(model, name)).items():
+                answered = [s for s in said if not s.abstained]
+                good = float(np.mean([s.right or s.abstained for s in said]))
+                wrong = f"{1 - share(answered):.3f}" if answered else "-"
+                right = f"{share(said):.3f}" if any(s.right for s in said) else "none can be"
+                cells = (f"{title}{group}", len(said), right, f"{1 - len(answered) / len(said):.3f}", wrong, f"{good:.3f}")
+                lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, ""], []
+
+
+def groups(said: list[Said]) -> dict[str, list[Said]]:
+    """By group of `GROUPS` where there are several and few, else all together."""
+    found = {f" ({group})": own for group, members in GROUPS.items() if (own := [s for s in said if s.kind in members])}
+    return found if 1 < len(found) <= 4 else {"": said}
 
 
 def reliability(mini: Bundle) -> Part:

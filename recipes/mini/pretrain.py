@@ -155,7 +155,7 @@ def build(shape: model.Shape = model.SHIPPED) -> tuple[PreTrainedTokenizerFast, 
     """Tokenizer, untrained model and recognition heads, the same at every start."""
     model.keep_freed_memory()
     torch.manual_seed(0)
-    words = tokenizer.train()
+    words = tokenizer.ready()
     end = words.convert_tokens_to_ids(tokenizer.END)
     net = Idefics3ForConditionalGeneration(
         model.config(len(words), words.convert_tokens_to_ids("<image>"), end, words.pad_token_id, shape)

@@ -12,6 +12,7 @@ from recipes.mini import questions as q
 from recipes.mini.wordings import PICTURES, PLACES, WORDINGS
 
 VOCABULARY = 1536
+FOLDER = data.BUILD / "tokenizer"
 END = "<end_of_utterance>"
 SPECIAL = (
     "<|endoftext|>",
@@ -89,7 +90,13 @@ def train() -> PreTrainedTokenizerFast:
     )
 
 
+def ready() -> PreTrainedTokenizerFast:
+    """The recipe's tokenizer. Trained once, then kept: a model in training must not lose it when wordings are added."""
+    if not FOLDER.is_dir():
+        train().save_pretrained(FOLDER)
+    return PreTrainedTokenizerFast.from_pretrained(FOLDER)
+
+
 if __name__ == "__main__":
-    made = train()
-    made.save_pretrained("build/mini/tokenizer")
+    made = ready()
     print(len(made), made.encode("what is in the picture?"), made.tokenize(" is there not a blue shape in the image?\n\n"))

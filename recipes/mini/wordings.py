@@ -31,6 +31,20 @@ def _table(text: str) -> dict[str, dict[str, tuple[str, ...]]]:
 
 WORDINGS = _table("""
 what
+    + what would you call this?
+    + do you know what this is?
+    + what kind of picture is this?
+    + say what you see.
+    + which thing do you see {place}?
+    + what object is {place}?
+    + what might this be?
+    + what is the object {place}?
+    + give me the name of this thing.
+    + what is the name of the object?
+    + name it.
+    + how is this called?
+    + what is the name of that thing?
+    + what could it be?
     + what is this?
     + what is it?
     + what is {place}?
@@ -62,6 +76,15 @@ what
     - what is it called?
 
 is there
+    + do we see {a} {place}?
+    + is {a} in the picture?
+    + does it show {a}?
+    + can {a} be seen {place}?
+    + are you able to see {a}?
+    + tell me if there is {a}.
+    + would you say there is {a}?
+    + is it true that there is {a}?
+    + is {a} somewhere {place}?
     + is there {a}?
     + is there {a} {place}?
     + do you see {a}?
@@ -80,6 +103,13 @@ is there
     - can you find {a} {place}?
 
 is it
+    + do you think it is {a}?
+    + could this be {a}?
+    + is the object in the picture {a}?
+    + is what you see {a}?
+    + is the thing you see {a}?
+    + would you say it is {a}?
+    + might this be {a}?
     + is this {a}?
     + is it {a}?
     + is that {a}?
@@ -93,6 +123,9 @@ is it
     - is that thing {a}?
 
 can it fly
+    + would it be able to fly?
+    + is this a thing that flies?
+    + could this fly?
     + can it fly?
     + does it fly?
     + can this fly?
@@ -104,6 +137,9 @@ can it fly
     - is it something that can fly?
 
 wheels
+    + do you see wheels on it?
+    + is this a thing that has wheels?
+    + is it a thing with wheels?
     + does it have wheels?
     + does this have wheels?
     + has it got wheels?
@@ -115,6 +151,9 @@ wheels
     - is this something with wheels?
 
 legs
+    + does it walk on all four legs?
+    + is it something with four legs?
+    + are there four legs on it?
     + does it have four legs?
     + does this have four legs?
     + has it got four legs?
@@ -123,6 +162,8 @@ legs
     - does this walk on four legs?
 
 alive
+    + would you say it is alive?
+    + is the thing alive?
     + is it alive?
     + is it a living thing?
     + is this a living thing?
@@ -133,6 +174,8 @@ alive
     - is that a living thing?
 
 machine
+    + is it something like a machine?
+    + is the thing a machine?
     + is it a machine?
     + is this a machine?
     + is this thing a machine?
@@ -141,6 +184,14 @@ machine
     - is that a machine?
 
 kind
+    + what type of object is it?
+    + which type of thing do you see?
+    + what sort of thing do you see?
+    + to which category does it belong?
+    + what is the category of this?
+    + which sort of thing is this?
+    + what kind of thing is {place}?
+    + what would you call this kind of thing?
     + what kind of thing is it?
     + what kind of thing is this?
     + what sort of thing is it?
@@ -157,6 +208,15 @@ kind
     - what kind of object is {place}?
 
 count
+    + what number of {things} do you see?
+    + how many {things} does it show?
+    + do you know how many {things} there are?
+    + say how many {things} you see.
+    + how many {things} are visible?
+    + give me the number of {things}.
+    + the number of {things}?
+    + how many {things} can be seen {place}?
+    + how many {things} are there in total?
     + how many {things} are there?
     + how many {things} are {place}?
     + how many {things} do you see?
@@ -174,6 +234,13 @@ count
     - can you tell me how many {things} there are?
 
 left of
+    + what do you find to the left of {the}?
+    + what is next to {the}, on its left?
+    + what stands left of {the}?
+    + left of {the}, what is there?
+    + to the left of {the} there is what?
+    + which object is to the left of {the}?
+    + which thing do you see left of {the}?
     + what is left of {the}?
     + what is to the left of {the}?
     + which thing is left of {the}?
@@ -186,6 +253,13 @@ left of
     - what do you see to the left of {the}?
 
 right of
+    + what do you find to the right of {the}?
+    + what is next to {the}, on its right?
+    + what stands right of {the}?
+    + right of {the}, what is there?
+    + to the right of {the} there is what?
+    + which object is to the right of {the}?
+    + which thing do you see right of {the}?
     + what is right of {the}?
     + what is to the right of {the}?
     + which thing is right of {the}?
@@ -198,6 +272,13 @@ right of
     - what do you see to the right of {the}?
 
 above
+    + which object is above {the}?
+    + what do you find above {the}?
+    + above {the}, what is there?
+    + what is up above {the}?
+    + which thing do you see over {the}?
+    + what thing is above {the}?
+    + which thing stands higher than {the}?
     + what is above {the}?
     + which thing is above {the}?
     + what do you see above {the}?
@@ -209,6 +290,13 @@ above
     - which thing is higher than {the}?
 
 below
+    + which object is below {the}?
+    + what do you find below {the}?
+    + below {the}, what is there?
+    + what is down below {the}?
+    + which thing do you see under {the}?
+    + what thing is below {the}?
+    + which thing stands lower than {the}?
     + what is below {the}?
     + which thing is below {the}?
     + what do you see below {the}?
@@ -220,6 +308,14 @@ below
     - which thing is lower than {the}?
 
 leftmost
+    + what is the leftmost object?
+    + which is the leftmost object?
+    + which object is on the left?
+    + what is to the far left?
+    + name the leftmost thing.
+    + which thing is furthest left?
+    + what stands on the left?
+    + what do you find on the left side?
     + what is on the left?
     + which thing is on the left?
     + what is on the left side?
@@ -233,6 +329,14 @@ leftmost
     - which is the leftmost thing?
 
 rightmost
+    + what is the rightmost object?
+    + which is the rightmost object?
+    + which object is on the right?
+    + what is to the far right?
+    + name the rightmost thing.
+    + which thing is furthest right?
+    + what stands on the right?
+    + what do you find on the right side?
     + what is on the right?
     + which thing is on the right?
     + what is on the right side?
@@ -246,6 +350,13 @@ rightmost
     - which is the rightmost thing?
 
 topmost
+    + what is the topmost object?
+    + which is the topmost object?
+    + what is the highest thing?
+    + which object is at the top?
+    + name the thing at the top.
+    + what stands highest?
+    + which object is highest?
     + what is at the top?
     + which thing is at the top?
     + what is highest?
@@ -257,6 +368,13 @@ topmost
     - which thing is highest?
 
 lowest
+    + what is the lowest object?
+    + which is the lowest object?
+    + which object is at the bottom?
+    + name the thing at the bottom.
+    + what stands lowest?
+    + which object is lowest?
+    + what is the thing at the bottom?
     + what is at the bottom?
     + which thing is at the bottom?
     + what is lowest?
@@ -268,6 +386,12 @@ lowest
     - which thing is lowest?
 
 biggest
+    + which object is the biggest?
+    + what is the biggest object?
+    + name the biggest thing.
+    + which thing is the largest?
+    + which one is biggest?
+    + what looks biggest?
     + what is the biggest thing?
     + which thing is biggest?
     + which is the biggest?
@@ -280,6 +404,12 @@ biggest
     - which object is biggest?
 
 smallest
+    + which object is the smallest?
+    + name the smallest thing.
+    + which thing is the smallest?
+    + which one is smallest?
+    + what looks smallest?
+    + which is the smallest object?
     + what is the smallest thing?
     + which thing is smallest?
     + which is the smallest?
@@ -290,6 +420,11 @@ smallest
     - what is the smallest object {place}?
 
 is left of
+    + does {the} stand to the left of {other}?
+    + is {the} somewhere left of {other}?
+    + is {the} further left than {other} is?
+    + can you see {the} left of {other}?
+    + does {the} stand left of {other}?
     + is {the} left of {other}?
     + is {the} to the left of {other}?
     + is {the} on the left of {other}?
@@ -299,6 +434,11 @@ is left of
     - is {the} further left than {other}?
 
 is right of
+    + does {the} stand to the right of {other}?
+    + is {the} somewhere right of {other}?
+    + can you see {the} right of {other}?
+    + does {the} stand right of {other}?
+    + is {the} further to the right than {other}?
     + is {the} right of {other}?
     + is {the} to the right of {other}?
     + is {the} on the right of {other}?
@@ -308,6 +448,11 @@ is right of
     - do you see {the} to the right of {other}?
 
 is above
+    + does {the} stand above {other}?
+    + is {the} up above {other}?
+    + can you see {the} above {other}?
+    + is {the} higher in the picture than {other}?
+    + does {the} stand higher than {other}?
     + is {the} above {other}?
     + is {the} over {other}?
     + do you see {the} above {other}?
@@ -317,6 +462,11 @@ is above
     - is {the} higher up than {other}?
 
 is below
+    + does {the} stand below {other}?
+    + is {the} down below {other}?
+    + can you see {the} below {other}?
+    + is {the} lower in the picture than {other}?
+    + does {the} stand lower than {other}?
     + is {the} below {other}?
     + is {the} under {other}?
     + do you see {the} below {other}?
@@ -325,6 +475,11 @@ is below
     - do you see {the} under {other}?
 
 is bigger
+    + is {the} the bigger one of the two, next to {other}?
+    + does {the} look larger to you than {other}?
+    + is {the} the larger one, next to {other}?
+    + would you say {the} is bigger than {other}?
+    + is {the} of larger size than {other}?
     + is {the} bigger than {other}?
     + is {the} larger than {other}?
     + is {other} smaller than {the}?
@@ -334,6 +489,15 @@ is bigger
     - does {the} look larger than {other}?
 
 colour
+    + which color is it?
+    + what is its colour, do you know?
+    + which colour is this?
+    + what colour do you see?
+    + what is the color?
+    + which color does this have?
+    + tell me its color.
+    + what color does it have?
+    + name the color.
     + what color is it?
     + what color is this?
     + what colour is it?
@@ -348,6 +512,15 @@ colour
     - what is the color of it?
 
 colour of
+    + which color is {the}?
+    + which colour is {the}?
+    + what is the color that {the} has?
+    + what colour does {the} have?
+    + tell me the colour of {the}.
+    + name the color of {the}.
+    + do you know the color of {the}?
+    + what color do you see on {the}?
+    + say what color {the} is.
     + what color is {the}?
     + what colour is {the}?
     + what is the color of {the}?
@@ -361,6 +534,14 @@ colour of
     - tell me what color {the} is.
 
 mood
+    + what is the feeling of this face?
+    + which emotion is shown?
+    + what mood does the face show?
+    + how does it feel?
+    + which mood is this?
+    + how do they feel?
+    + is the face happy, or what?
+    + what feeling is this?
     + how does the face feel?
     + what mood is it in?
     + how does it look?
@@ -376,6 +557,17 @@ mood
     - how does this face feel?
 
 read
+    + what is on the sign, can you read it?
+    + what text does it show?
+    + tell me what it says.
+    + what do the letters say?
+    + what does this say?
+    + read it to me.
+    + read what is on the sign.
+    + which text is on the sign?
+    + what is the writing?
+    + do you know what it says?
+    + what's on the sign?
     + what does it say?
     + what does the sign say?
     + what is written {place}?
@@ -397,6 +589,12 @@ read
     - what's written {place}?
 
 word
+    + what does the word say?
+    + which word do you read?
+    + what word can you read?
+    + tell me the word.
+    + what word is on the sign?
+    + which word is on the sign?
     + which word is it?
     + what word is this?
     + what word do you see?
@@ -408,6 +606,12 @@ word
     - what is the word?
 
 number
+    + what number can you read?
+    + which number is written {place}?
+    + tell me the number.
+    + what number does it show?
+    + what number is written on the sign?
+    + which number can you see?
     + what number is it?
     + which number is this?
     + what number is {place}?
@@ -420,6 +624,13 @@ number
     - what number is on the sign?
 
 price
+    + what is the cost?
+    + what price is written {place}?
+    + tell me the price.
+    + what price does it show?
+    + how much would this cost?
+    + do you know the price?
+    + what price can you read?
     + what is the price?
     + how much is it?
     + what does it cost?
@@ -432,6 +643,12 @@ price
     - what price do you see?
 
 time
+    + tell me the time.
+    + what time is written {place}?
+    + which time is it?
+    + do you know what time it is?
+    + what time can you read?
+    + what time does the sign show?
     + what time is it?
     + what time does it show?
     + which time is shown?
@@ -443,6 +660,13 @@ time
     - what is the time {place}?
 
 shape
+    + what kind of shape is this?
+    + which shape can you see?
+    + what shape can you see {place}?
+    + what is the name of the shape?
+    + tell me the shape.
+    + which shape does the {picture} show?
+    + name the shape.
     + what shape is this?
     + what shape is it?
     + which shape is {place}?
@@ -456,6 +680,11 @@ shape
     - what shape is {place}?
 
 shape of
+    + tell me what shape {the} has.
+    + which is the shape of {the}?
+    + of what shape is {the}?
+    + name the shape of {the}.
+    + do you know the shape of {the}?
     + what shape is {the}?
     + which shape is {the}?
     + what is the shape of {the}?
@@ -466,12 +695,24 @@ shape of
     - which shape has {the}?
 
 what is the coloured shape
+    + tell me what {the} is.
+    + what would you call {the}?
+    + which shape is {the}?
+    + do you know what {the} is?
+    + name {the}.
     + what is {the}?
     + {the}: what is it?
     + which one is {the}?
     - what is {the} called?
 
 where
+    + where can you find {the}?
+    + in which part of it is {the}?
+    + tell me where {the} is.
+    + where does {the} stand?
+    + where in the {picture} is {the}?
+    + can you tell me where {the} is?
+    + in what part of the {picture} is {the}?
     + where is {the}?
     + where is {the} {place}?
     + where do you see {the}?
@@ -481,6 +722,12 @@ where
     - in which part is {the}?
 
 which is bigger
+    + which of them is bigger, {the} or {other}?
+    + is {the} or {other} bigger?
+    + which looks bigger, {the} or {other}?
+    + what is larger: {the} or {other}?
+    + which one is the bigger one, {the} or {other}?
+    + which is larger, {the} or {other}?
     + which is bigger, {the} or {other}?
     + what is bigger, {the} or {other}?
     + which one is larger, {the} or {other}?
@@ -489,12 +736,22 @@ which is bigger
     - what is larger, {the} or {other}?
 
 which is smaller
+    + which of them is smaller, {the} or {other}?
+    + is {the} or {other} smaller?
+    + which looks smaller, {the} or {other}?
+    + what is smaller: {the} or {other}?
+    + which one is the smaller one, {the} or {other}?
+    + which is smaller: {the} or {other}?
     + which is smaller, {the} or {other}?
     + what is smaller, {the} or {other}?
     + which one is smaller: {the} or {other}?
     - which one is smaller, {the} or {other}?
 
 more
+    + would you say there are more {things} than {others}?
+    + are {things} more in number than {others}?
+    + are there more {things} {place} than {others}?
+    + can you count more {things} than {others}?
     + are there more {things} than {others}?
     + do you see more {things} than {others}?
     + is the number of {things} larger than the number of {others}?
@@ -502,6 +759,10 @@ more
     - are more {things} than {others} {place}?
 
 same colour
+    + do {the} and {other} share the same color?
+    + is the color of {the} the same as the color of {other}?
+    + are {the} and {other} the same color?
+    + do you see the same color on {the} and {other}?
     + do {the} and {other} have the same color?
     + are {the} and {other} of the same color?
     + is {the} the same color as {other}?
@@ -510,6 +771,11 @@ same colour
     - is {the} of the same color as {other}?
 
 present
+    + does it show a {thing}?
+    + is there some {thing} {place}?
+    + can a {thing} be seen?
+    + is a {thing} in the image?
+    + tell me if there is a {thing}.
     + is there a {thing}?
     + is there a {thing} in the image?
     + is a {thing} present?
@@ -520,6 +786,12 @@ present
     - can you see a {thing}?
 
 absent
+    + is it true that there is no {thing}?
+    + does it show no {thing}?
+    + is a {thing} not present?
+    + is a {thing} not in the image?
+    + is there no {thing} to be seen?
+    + would you say there is no {thing}?
     + is there not a {thing}?
     + is there not a {thing} in the image?
     + is no {thing} present?
@@ -529,6 +801,16 @@ absent
     - is there not a {thing} {place}?
 
 doing
+    + what is {the} thinking?
+    + who made {the}?
+    + when was {the} made?
+    + where was {the} made?
+    + how strong is {the}?
+    + what is the age of {the}?
+    + is {the} expensive?
+    + what does {the} want?
+    + how long is the life of {the}?
+    + why does {the} look like that?
     + what is {the} doing?
     + why is {the} there?
     + how old is {the}?
