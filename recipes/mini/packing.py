@@ -44,14 +44,17 @@ class Packer:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
-    def __call__(self, batch: list[list[Question]]) -> Packed:
-        """batch: for each picture its questions. What is read is answered letter by letter, so that no word is new."""
+    def __call__(self, batch: list[list[Question]], limit: int = 1000) -> Packed:
+        """batch: for each picture its questions; those beyond `limit` tokens are left out. What is read is answered letter by
+        letter, so that no word is new."""
         rows = []
         for questions in batch:
             ids, positions = list(self.prefix), list(range(len(self.prefix)))
             segments, targets = [0] * len(ids), [IGNORE] * len(ids)
             for number, (kind, question, answer) in enumerate(questions, 1):
                 tokens, answered = self.encode(question, answer, kind.startswith("read"))
+                if len(ids) + len(tokens) > limit:
+                    break
                 ids += tokens
                 positions += range(len(self.prefix), len(self.prefix) + len(tokens))
                 segments += [number] * len(tokens)

@@ -28,7 +28,7 @@ from recipes.mini.questions import Question
 
 BATCH = {"photos": 36, "things": 40, "writing": 40, "shapes": 12, "easy": 6, "backgrounds": 2}
 ALONE = {"photos": 56, "things": 28, "writing": 36, "shapes": 8}  # for the tower alone, as in stage 1
-PER_PICTURE = 6
+PER_PICTURE, LIMIT = 6, 114  # questions, and tokens of a row: the longest row makes all others as long
 AVERAGE = 0.998  # decay of the weights' moving average, per step
 CHECKPOINT = data.BUILD / "train.pt"
 OUTPUT = Path("recipes/mini/checkpoint")
@@ -205,7 +205,7 @@ def main() -> None:
             for group in opt.param_groups:
                 group["lr"] = group["base"] * pretrain.trapezoid(step, args.steps, final=0.0, decay=args.decay)
         images, classes, patch, asked = source.questions(step)
-        packed = packer(asked)
+        packed = packer(asked, LIMIT)
         states, logits = forward(net, images, packed)
         answer_loss = functional.cross_entropy(logits, packed.targets[packed.targets != IGNORE])
         with torch.autocast("cpu", torch.bfloat16):

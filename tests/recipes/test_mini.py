@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from itertools import combinations
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
-from recipes.mini import nouns, questions, scenes
+from recipes.mini import nouns, questions, scenes, tokenizer
 from recipes.mini.packing import Packer
 from recipes.mini.wordings import WORDINGS
 
-CHECKPOINT = Path(__file__).parents[2] / "recipes" / "mini" / "checkpoint"
 PHOTOS = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3)).astype(np.uint8)
 
 
@@ -105,7 +102,7 @@ def test_every_kind_is_reported_in_one_group(every: list[tuple[scenes.Scene, que
 
 
 def test_answers_fit_into_the_bundles_token_limit(every: list[tuple[scenes.Scene, questions.Question]]) -> None:
-    packer = Packer(AutoTokenizer.from_pretrained(CHECKPOINT))
+    packer = Packer(tokenizer.train())
     answers = {question[2] for _, question in every} | {questions.no_such(noun) for noun in nouns.NOUNS}
     assert max(packer.encode("?", answer, False)[1] for answer in answers) <= questions.MAX_TOKENS
     assert max(packer.encode("?", text, True)[1] for text in ("letter", "$99.99", "23:59", "9999")) <= questions.MAX_TOKENS
