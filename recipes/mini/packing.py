@@ -26,6 +26,7 @@ class Packed:
     positions: Tensor  # int64 [b, t], each question restarts behind the prefix
     segments: Tensor  # int64 [b, t]: 0 prefix, 1.. questions, -1 padding
     targets: Tensor  # int64 [b, t]: the answer's tokens, IGNORE elsewhere
+    weights: Tensor  # float [b, t]: of the targets; an answer of n tokens weighs sqrt(n), so that "yes" still counts
 
 
 class Packer:
@@ -50,7 +51,7 @@ class Packer:
         rows = []
         for questions in batch:
             ids, positions = list(self.prefix), list(range(len(self.prefix)))
-            segments, targets = [0] * len(ids), [IGNORE] * len(ids)
+            segments, targets, weights = [0] * len(ids), [IGNORE] * len(ids), [0.0] * len(ids)
             for number, (kind, question, answer) in enumerate(questions, 1):
                 tokens, answered = self.encode(question, answer, kind.startswith("read"))
                 if len(ids) + len(tokens) > limit:
@@ -59,8 +60,9 @@ class Packer:
                 positions += range(len(self.prefix), len(self.prefix) + len(tokens))
                 segments += [number] * len(tokens)
                 targets += [IGNORE] * (len(tokens) - answered - 1) + tokens[-answered:] + [IGNORE]
-            rows.append((ids, positions, segments, targets))
+                weights += [answered**-0.5] * len(tokens)
+            rows.append((ids, positions, segments, targets, weights))
         longest = max(len(row[0]) for row in rows)
-        fill = (self.tokenizer.pad_token_id, 0, -1, IGNORE)
+        fill = (self.tokenizer.pad_token_id, 0, -1, IGNORE, 0.0)
         columns = [torch.tensor([row[i] + [fill[i]] * (longest - len(row[i])) for row in rows]) for i in range(len(fill))]
         return Packed(*columns)

@@ -166,7 +166,7 @@ class Asker:
         else:
             asked = []
             draws.append((0.42, lambda: self.relation(items)))
-            draws.append((0.18, lambda: self.relation_yes_no(items)))
+            draws.append((0.26, lambda: self.relation_yes_no(items)))
             draws.append((0.06, lambda: self.colour_of(items)))
             draws.append((0.06, lambda: self.where(items)))
         while len(asked) < n:

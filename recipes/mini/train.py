@@ -26,7 +26,7 @@ from recipes.mini import augment, data, model, pretrain, questions, scenes
 from recipes.mini.packing import IGNORE, Packed, Packer
 from recipes.mini.questions import Question
 
-BATCH = {"photos": 36, "things": 40, "writing": 40, "shapes": 12, "easy": 6, "backgrounds": 2}
+BATCH = {"photos": 26, "things": 42, "writing": 36, "shapes": 20, "easy": 10, "backgrounds": 2}
 ALONE = {"photos": 56, "things": 28, "writing": 36, "shapes": 8}  # for the tower alone, as in stage 1
 PER_PICTURE, LIMIT = 6, 114  # questions, and tokens of a row: the longest row makes all others as long
 AVERAGE = 0.998  # decay of the weights' moving average, per step
@@ -207,7 +207,9 @@ def main() -> None:
         images, classes, patch, asked = source.questions(step)
         packed = packer(asked, LIMIT)
         states, logits = forward(net, images, packed)
-        answer_loss = functional.cross_entropy(logits, packed.targets[packed.targets != IGNORE])
+        where = packed.targets != IGNORE
+        each = functional.cross_entropy(logits, packed.targets[where], reduction="none")
+        answer_loss = (each * packed.weights[where]).sum() / packed.weights[where].sum()
         with torch.autocast("cpu", torch.bfloat16):
             loss = answer_loss + 0.5 * probe.loss(states, classes, patch)
         loss.backward()
