@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TypeVar
 
 from recipes.mini import nouns
 from recipes.mini.data import CLASSES, EASY_COLOURS, EASY_SHAPES
 from recipes.mini.scenes import COLOURS, SHAPES, Item, Scene
 from recipes.mini.wordings import PICTURES, PLACES, WORDINGS
 
-T = TypeVar("T")
 Question = tuple[str, str, str]  # kind, question, answer
 CANNOT_TELL = "i cannot tell"
 MAX_TOKENS = 12  # the longest answers: "there is no fire extinguisher", a price read character by character
@@ -54,6 +52,8 @@ PREDICATES: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("wheels", "", ("car", "truck"), (*ANIMALS, "ship")),
     ("legs", "", ("cat", "deer", "dog", "frog", "horse"), ("bird", *VEHICLES)),
 )
+SIDES = ("left of", "right of", "above", "below")  # names of wordings
+COMPARED = ("is left of", "is right of", "is above", "is below", "is bigger")
 IRREGULAR = {
     **{"mouse": "mice", "wolf": "wolves", "sheep": "sheep", "fish": "fish", "deer": "deer", "bison": "bison", "dice": "dice"},
     **{"leaf": "leaves", "knife": "knives", "scarf": "scarves", "tooth": "teeth", "blowfish": "blowfish", "squid": "squid"},
@@ -115,11 +115,9 @@ class Asker:
             (0.12, lambda: self.absent_thing((label,), far=True)),
             (0.03, self.absent_text),
             (0.05, lambda: self.unknowable(label)),
-            (0.05, lambda: self.untold(label, ("colour of", "left of", "right of", "above", "below", "where"))),
+            (0.05, lambda: self.untold(label, ("colour of", *SIDES, "where"))),
         ]
-        while len(asked) < n:
-            asked.append(self._draw(draws))
-        return asked
+        return self._fill(asked, draws, n)
 
     def photo_is_it(self, label: str) -> Question:
         truth = self.rng.random() < 0.5
@@ -169,11 +167,7 @@ class Asker:
             draws.append((0.26, lambda: self.relation_yes_no(items)))
             draws.append((0.06, lambda: self.colour_of(items)))
             draws.append((0.06, lambda: self.where(items)))
-        while len(asked) < n:
-            question = self._draw(draws)
-            if question is not None:
-                asked.append(question)
-        return asked
+        return self._fill(asked, draws, n)
 
     def _empty(self, n: int) -> list[Question]:
         draws: list[tuple[float, Callable[[], Question]]] = [
@@ -183,7 +177,7 @@ class Asker:
             (0.2, lambda: self.absent_thing(())),
             (0.1, self.absent_text),
         ]
-        return [self._draw(draws) for _ in range(n)]
+        return self._fill([], draws, n)
 
     def count(self, items: Sequence[Item]) -> Question:
         """How many things, or how many of one noun or kind that is there."""
@@ -241,7 +235,7 @@ class Asker:
         return "relation", self.word("where", the=f"the {item.name}"), str(_place(item))
 
     def beside_nothing(self, item: Item) -> Question:
-        side = self.rng.choice(("left of", "right of", "above", "below"))
+        side = self.rng.choice(SIDES)
         return "relation", self.word(side, the=f"the {item.name}"), "nothing"
 
     def relation(self, items: Sequence[Item]) -> Question | None:
@@ -251,13 +245,16 @@ class Asker:
         item = self.rng.choice(_unique(items) or [None])
         if item is None:
             return None
-        name = self.rng.choice(("left of", "right of", "above", "below"))
-        found = _beside(item, items, name)
+        return self._beside(item, items, "relation", f"the {item.name}")
+
+    def _beside(self, item: Item, items: Sequence[Item], kind: str, the: str) -> Question | None:
+        name = self.rng.choice(SIDES)
+        found = _on_side(item, items, name)
         if found is None or len(found) > 1:
             return None
         if not found and self.rng.random() < 0.6:  # "nothing" would be too frequent an answer
             return None
-        return "relation", self.word(name, the=f"the {item.name}"), found[0].name if found else "nothing"
+        return kind, self.word(name, the=the), found[0].name if found else "nothing"
 
     def _extreme(self, items: Sequence[Item], kind: str, answer: Callable[[Item], str]) -> Question | None:
         name = self.rng.choice(("leftmost", "rightmost", "topmost", "lowest", "biggest", "smallest"))
@@ -275,13 +272,13 @@ class Asker:
         return kind, self.word(name), answer(first)
 
     def relation_yes_no(self, items: Sequence[Item]) -> Question | None:
-        return self._compare(items, _unique(items), "relation yes/no", lambda item: f"the {item.name}")
+        return self._compare(_unique(items), "relation yes/no", lambda item: f"the {item.name}")
 
-    def _compare(self, items: Sequence[Item], unique: list[Item], kind: str, the: Callable[[Item], str]) -> Question | None:
+    def _compare(self, unique: list[Item], kind: str, the: Callable[[Item], str]) -> Question | None:
         if len(unique) < 2:
             return None
         one, other = self.rng.sample(unique, 2)
-        name = self.rng.choice(("is left of", "is right of", "is above", "is below", "is bigger"))
+        name = self.rng.choice(COMPARED)
         distance = {
             "is left of": other.x - one.x,
             "is right of": one.x - other.x,
@@ -311,16 +308,11 @@ class Asker:
                 (0.20, lambda: self.position(items)),
                 (
                     0.12,
-                    lambda: self._compare(items, [i for i in items if _the(i, items)], "position", lambda i: _the(i, items)),
+                    lambda: self._compare([i for i in items if _the(i, items)], "position", lambda i: _the(i, items)),
                 ),
                 (0.15, lambda: self.comparison(items)),
             ]
-        asked: list[Question] = []
-        while len(asked) < n:
-            question = self._draw(draws)
-            if question is not None:
-                asked.append(question)
-        return asked
+        return self._fill([], draws, n)
 
     def shape_what(self, items: Sequence[Item]) -> Question | None:
         if len(items) == 1:
@@ -376,11 +368,7 @@ class Asker:
         if draw < 0.65:
             place = _place(item)
             return place and ("position", self.word("where", the=the), place)
-        name = self.rng.choice(("left of", "right of", "above", "below"))
-        found = _beside(item, items, name)
-        if found is None or len(found) > 1 or (not found and self.rng.random() < 0.6):
-            return None
-        return "position", self.word(name, the=the), found[0].name if found else "nothing"
+        return self._beside(item, items, "position", the)
 
     def comparison(self, items: Sequence[Item]) -> Question | None:
         draw = self.rng.random()
@@ -423,7 +411,7 @@ class Asker:
         ]
         if kind == "word":
             draws.append((0.08, lambda: self.absent_text(("number", "price", "time"))))
-        return [(f"read {kind}", self.word("read"), text), *(self._draw(draws) for _ in range(n - 1))]
+        return self._fill([(f"read {kind}", self.word("read"), text)], draws, n)
 
     # --- without an answer
 
@@ -439,10 +427,10 @@ class Asker:
         elif draw < 0.55 and rest:
             pair = [the, f"the {self.rng.choice(rest)}"]
             self.rng.shuffle(pair)
-            wording = self.rng.choice(("is left of", "is right of", "is above", "is below", "is bigger"))
+            wording = self.rng.choice(COMPARED)
             question = self.word(wording, the=pair[0], other=pair[1])
         elif draw < 0.85:
-            question = self.word(self.rng.choice(("left of", "right of", "above", "below")), the=the)
+            question = self.word(self.rng.choice(SIDES), the=the)
         else:
             question = self.word("where", the=the)
         return "absent thing", question, no_such(name)
@@ -451,7 +439,7 @@ class Asker:
         names, colours = {i.name for i in items}, {str(i.colour) for i in items}
         if self.rng.random() < 0.5:
             missing = self.rng.choice([s for s in SHAPES if s not in names])
-            wording = self.rng.choice(("colour of", "where", "left of", "right of", "above", "below", "count"))
+            wording = self.rng.choice(("colour of", "where", *SIDES, "count"))
             question = self.word(wording, the=f"the {missing}", things=plural(missing))
             return "absent shape", question, f"there is no {missing}"
         missing = f"{self.rng.choice([c for c in COLOURS if c not in colours])} shape"
@@ -486,8 +474,15 @@ class Asker:
         choices = [n for n in pool if n not in present]
         return self.rng.choice(choices or [n for n in nouns.NOUNS if n not in present])
 
-    def _draw(self, draws: Sequence[tuple[float, Callable[[], T]]]) -> T:
-        return self.rng.choices([d for _, d in draws], [w for w, _ in draws])[0]()
+    def _fill(
+        self, asked: list[Question], draws: Sequence[tuple[float, Callable[[], Question | None]]], n: int
+    ) -> list[Question]:
+        """Draw by weight until there are `n`; a draw that this scene has no clear question for gives None."""
+        while len(asked) < n:
+            question = self.rng.choices([d for _, d in draws], [w for w, _ in draws])[0]()
+            if question is not None:
+                asked.append(question)
+        return asked
 
 
 def ask(scene: Scene, n: int, rng: Random, part: str) -> list[Question]:
@@ -521,7 +516,7 @@ def _unique(items: Sequence[Item]) -> list[Item]:
     return [i for i in items if names[i.name] == 1]
 
 
-def _beside(item: Item, items: Sequence[Item], name: str) -> list[Item] | None:
+def _on_side(item: Item, items: Sequence[Item], name: str) -> list[Item] | None:
     """The items clearly on that side of `item`; None if one of them is in doubt."""
     distance: Callable[[Item], float] = {
         "left of": lambda i: item.x - i.x,

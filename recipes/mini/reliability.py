@@ -158,8 +158,8 @@ def show_photo(photo: np.ndarray, rng: Random, backs: np.ndarray) -> Image.Image
 class Builder:
     """Writes pictures and lines of one questions file."""
 
-    def __init__(self, name: str, seed: object) -> None:
-        self.name, self.rng, self.lines, self.pictures = name, Random(f"{name} {seed}"), [], 0
+    def __init__(self, name: str) -> None:
+        self.name, self.lines, self.pictures = name, [], 0
         self.folder = OUT / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -180,7 +180,7 @@ class Pool:
     """Photos and easy-VQA pictures of one split, each given out once; scenes from seeds of their own."""
 
     def __init__(self, name: str, photos: Pictures, numbers: list[int], easy: Pictures, easy_asked: dict[int, list[Question]]):
-        self.rng, self.name = Random(name), name
+        self.rng = Random(name)
         self.photos, self.easy, self.easy_asked = photos, easy, easy_asked
         self.numbers = iter(self.rng.sample(numbers, len(numbers)))
         self.easy_numbers = iter(self.rng.sample(sorted(easy_asked), len(easy_asked)))
@@ -209,7 +209,7 @@ WEIGHTS = {"photo": 25, "things": 28, "shapes": 12, "easy": 8, "writing": 15, "n
 
 
 def mix(name: str, count: int, pool: Pool, per_picture: int, parts: tuple[str, ...]) -> None:
-    made, rng = Builder(name, 1), pool.rng
+    made, rng = Builder(name), pool.rng
     languages = FOREIGN["selector" if name == "selector" else "test"]
     while len(made.lines) < count:
         kind = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
@@ -233,7 +233,7 @@ def mix(name: str, count: int, pool: Pool, per_picture: int, parts: tuple[str, .
 
 def only(name: str, kinds: tuple[str, ...], pool: Pool, shown: tuple[str, ...], per_picture: int, each: int) -> None:
     """A test of some kinds of questions, at least `each` of every group that they belong to."""
-    made = Builder(name, 2)
+    made = Builder(name)
     groups = [group for group in questions.GROUPS.values() if set(group) & set(kinds)]
     counts = dict.fromkeys(groups, 0)
     while min(counts.values()) < each:
@@ -250,7 +250,7 @@ def only(name: str, kinds: tuple[str, ...], pool: Pool, shown: tuple[str, ...], 
 
 
 def plain(name: str, pictures: Iterator[tuple[Image.Image, list[Question]]]) -> None:
-    made = Builder(name, 3)
+    made = Builder(name)
     for image, asked in pictures:
         made.add(image, asked)
     made.close()
