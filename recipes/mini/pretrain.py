@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +58,8 @@ class Source:
         """Numbers of a step's pictures, in epochs: every picture once before any comes again."""
         epoch, first = divmod(step * n, len(numbers))
         seed = sum(map(ord, name))
-        order = [np.random.default_rng([seed, epoch + later]).permutation(numbers) for later in range(2)]
-        return np.sort(np.concatenate(order)[first : first + n])
+        order = np.concatenate([_shuffled(seed, epoch + later, len(numbers)) for later in range(2)])
+        return np.sort(numbers[order[first : first + n]])
 
     def photo_pixels(self, numbers: np.ndarray, generator: torch.Generator) -> Tensor:
         """Photos [n] -> float [n, 3, 128, 128] in 0..255, scaled, shifted, mirrored, some pasted on a background."""
@@ -112,6 +113,11 @@ def recognition_loss(
     with torch.autocast("cpu", torch.bfloat16):
         states = model.vision(net, images, keep)
         return probe.loss(states, photo, patch.gather(1, keep[..., None].expand(-1, -1, 2)))
+
+
+@lru_cache(maxsize=64)
+def _shuffled(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def to_tensor(images: np.ndarray) -> Tensor:

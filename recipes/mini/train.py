@@ -62,28 +62,27 @@ class Source(pretrain.Source):
         patches = model.SHIPPED.patches
         images, classes, patch, asked = [], [], [], []
         for kind, n in BATCH.items():
-            nothing = torch.full((n,), -100), torch.full((n, patches, 2), -100)
+            photo_classes, seen = torch.full((n,), -100), torch.full((n, patches, 2), -100)  # no label
+            described: list[scenes.Scene] = []
             if kind == "photos":
                 numbers = self.epoch("stage 2", self.photo_numbers, step, n)
                 images.append(self.photo_pixels(numbers, generator))
                 labels = self.photos.labels[numbers, 0]
-                nothing = (torch.from_numpy(labels), nothing[1])
+                photo_classes = torch.from_numpy(labels)
                 described = [photo(label) for label in labels]
             elif kind == "easy":
                 numbers = self.epoch(kind, self.easy_numbers, step, n)
                 shapes = pretrain.to_tensor(self.easy.images[numbers])
                 images.append(augment.geometry(shapes, generator, (0.9, 1.1), 0.1, True, scenes.SIZE))
                 asked += [random.choices(self.easy_asked[int(number)], k=PER_PICTURE) for number in numbers]
-                described = []
             else:
                 numbers = self.epoch(f"stage 2 {kind}", np.arange(len(self.described[kind])), step, n)
                 images.append(self.scene_pixels(kind, numbers, generator))
-                labels = torch.from_numpy(self.scenes[kind].labels[numbers].astype(np.int64))
-                nothing = (nothing[0], labels.reshape(n, patches, 2))
+                seen = torch.from_numpy(self.scenes[kind].labels[numbers].astype(np.int64)).reshape(n, patches, 2)
                 described = [scenes.from_line(self.described[kind][number]) for number in numbers]
             asked += [questions.ask(scene, PER_PICTURE, random, "train") for scene in described]
-            classes.append(nothing[0])
-            patch.append(nothing[1])
+            classes.append(photo_classes)
+            patch.append(seen)
         pixels = model.pixels(augment.camera(torch.cat(images), generator))
         return pixels, torch.cat(classes), torch.cat(patch), asked
 
