@@ -20,6 +20,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,7 @@ VARIANTS = {
     "mbq q4_k_m": ("mbq+rtn:q4_k_m", "q8_0"),
 }
 SHIPPED = "shipped"
+COMPARED = 1000  # questions of a group that all precisions answer
 Part = tuple[list[str], list[Measured]]  # lines of the report, figures for the manifest
 
 
@@ -72,12 +74,29 @@ def kinds(name: str) -> list[str]:
     return [json.loads(line)["kind"] for line in (OUT / f"{name}.jsonl").read_text().splitlines()]
 
 
-def answer_all(model: Model, name: str, *, blind: bool = False) -> list[Said]:
-    """Every question of a test, at the bundle's default operating point. Blind: a black picture is shown."""
+def group_of(kind: str) -> str:
+    return next((group for group, members in GROUPS.items() if kind in members), kind)
+
+
+def some(test: list[Any], kind: Callable[[Any], str]) -> list[Any]:
+    """The first `COMPARED` questions of every group of `GROUPS`, in order."""
+    counts: Counter[str] = Counter()
+    chosen = []
+    for entry in test:
+        group = group_of(kind(entry))
+        counts[group] += 1
+        if counts[group] <= COMPARED:
+            chosen.append(entry)
+    return chosen
+
+
+def answer_all(model: Model, name: str, *, blind: bool = False, compared: bool = False) -> list[Said]:
+    """Every question of a test, or `some`, at the bundle's default operating point. Blind: a black picture is shown."""
     print(f"{name}, {model.bundle.folder.name}{', blind' if blind else ''}", file=sys.stderr, flush=True)
     black, said = np.zeros((data.SIZE, data.SIZE, 3), np.uint8), []
     gated = model.bundle.manifest.selector is not None
-    for question, kind in zip(files.read(OUT / f"{name}.jsonl", labelled=True), kinds(name), strict=True):
+    asked = list(zip(files.read(OUT / f"{name}.jsonl", labelled=True), kinds(name), strict=True))
+    for question, kind in some(asked, lambda entry: entry[1]) if compared else asked:
         answer = model.ask(black if blind else question.image, question.question, gate=gated)
         right = metrics.vqa_accuracy(answer.candidate, question.answers) == 1.0
         said.append(Said(kind, right, answer.abstained))
@@ -92,8 +111,8 @@ def rows(said: list[Said]) -> dict[str, list[Said]]:
         if len({s.kind for s in own}) > 1:
             found[f"**{group}**"] = own
         for kind in members:
-            if some := [s for s in own if s.kind == kind]:
-                found[kind] = some
+            if these := [s for s in own if s.kind == kind]:
+                found[kind] = these
     for s in said:
         if not any(s.kind in members for members in GROUPS.values()):
             found.setdefault(s.kind, []).append(s)
@@ -137,28 +156,37 @@ def share(said: list[Said]) -> float:
 
 
 def accuracies(test: str, mini: Bundle) -> Part:
+    """The shipped bundle on the whole test; the other precisions, and it beside them, on `some` of it."""
     measured, today, title = [], date.today().isoformat(), TESTS[test]
-    results: dict[str, dict[str, list[Said]]] = {}
     folders = variants(mini)
+    with load(mini.folder) as model:
+        said = answer_all(model, test)
+        blind = rows(answer_all(model, test, blind=True, compared=True))
+    baseline, shipped = rows(majority(test)), rows(said)
+    compared = {SHIPPED: rows(some(said, lambda s: s.kind))}
     for variant, folder in folders.items():
-        with load(folder) as model:
-            results[variant] = rows(answer_all(model, test))
-            if variant == SHIPPED:
-                results["blind"] = rows(answer_all(model, test, blind=True))
-    baseline, shipped = rows(majority(test)), results[SHIPPED]
-    columns = [*folders, "shipped / bf16", "95 % interval, shipped", "majority", "blind"]
-    lines = [f"### {title}", "", f"| kind | n | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
-    for kind, said in shipped.items():
-        low, high = wilson(sum(s.right for s in said), len(said))
-        cells = [f"{share(results[variant][kind]):.4f}" for variant in folders]
-        cells.append(f"{share(said) / share(results['bf16'][kind]):.3f}")
-        cells.append(f"{low:.4f} to {high:.4f}")
-        cells += [f"{share(baseline[kind]):.3f}", f"{share(results['blind'][kind]):.3f}"]
-        lines.append(f"| {kind} | {len(said)} | {' | '.join(cells)} |")
+        if variant != SHIPPED:
+            with load(folder) as model:
+                compared[variant] = rows(answer_all(model, test, compared=True))
+    lines = [f"### {title}", "", "| kind | n | shipped | 95 % interval | majority | blind |", "|---" * 6 + "|"]
+    for kind, own in shipped.items():
+        low, high = wilson(sum(s.right for s in own), len(own))
+        cells = (
+            len(own),
+            f"{share(own):.4f}",
+            f"{low:.4f} to {high:.4f}",
+            f"{share(baseline[kind]):.3f}",
+            f"{share(blind[kind]):.3f}",
+        )
+        lines.append(f"| {kind} | {' | '.join(map(str, cells))} |")
         if kind.startswith("**") or kind in IN_MANIFEST or len(shipped) == 1:
             name = f"accuracy, {kind.strip('*')}"
-            figures = (round(v, 4) for v in (low, high))
-            measured.append(Measured(name, round(share(said), 4), title, len(said), today, *figures))
+            measured.append(Measured(name, round(share(own), 4), title, len(own), today, round(low, 4), round(high, 4)))
+    lines += ["", f"Other precisions, on the first {COMPARED} questions of each group:", ""]
+    lines += [f"| kind | n | {' | '.join(folders)} | shipped / bf16 |", "|---" * (len(folders) + 3) + "|"]
+    for kind, own in compared[SHIPPED].items():
+        cells = tuple(f"{share(compared[variant][kind]):.4f}" for variant in folders)
+        lines.append(f"| {kind} | {len(own)} | {' | '.join(cells)} | {share(own) / share(compared['bf16'][kind]):.3f} |")
     return [*lines, ""], measured
 
 

@@ -20,7 +20,7 @@ Question = tuple[str, str, str]  # kind, question, answer
 CANNOT_TELL = "i cannot tell"
 MAX_TOKENS = 12  # the longest answers: "there is no fire extinguisher", a price read character by character
 GROUPS = {  # kinds as they are reported -> kinds of questions
-    "photos: what": ("photo what",),
+    "photos: what": ("photo what", "pasted photo what"),
     "photos: yes/no": ("photo is it", "photo property"),
     "things: what": ("what",),
     "things: how many": ("count",),
@@ -156,17 +156,17 @@ class Asker:
                 draws.append((0.15, lambda: ("kind", self.word("kind"), nouns.KIND[item.name])))
                 draws.append((0.10, lambda: self.is_it(item)))
                 draws.append((0.06, lambda: self.colour_of(items)))
-                draws.append((0.06, lambda: self.where(items)))
+                draws.append((0.12, lambda: self.where(items)))
                 draws.append((0.04, lambda: self.beside_nothing(item)))
                 if item.colour:
                     draws.append((0.20, lambda: ("colour", self.word("colour"), str(item.colour))))
             asked = [first]
         else:
             asked = []
-            draws.append((0.42, lambda: self.relation(items)))
-            draws.append((0.26, lambda: self.relation_yes_no(items)))
+            draws.append((0.60, lambda: self.relation(items)))
+            draws.append((0.50, lambda: self.relation_yes_no(items)))
             draws.append((0.06, lambda: self.colour_of(items)))
-            draws.append((0.06, lambda: self.where(items)))
+            draws.append((0.40, lambda: self.where(items)))
         return self._fill(asked, draws, n)
 
     def _empty(self, n: int) -> list[Question]:
@@ -240,7 +240,7 @@ class Asker:
 
     def relation(self, items: Sequence[Item]) -> Question | None:
         """Which thing stands where, as seen from another or in the whole picture; only where it is clear."""
-        if self.rng.random() < 0.5:
+        if self.rng.random() < 0.3:
             return self._extreme(items, "relation", lambda item: item.name)
         item = self.rng.choice(_unique(items) or [None])
         if item is None:
@@ -284,9 +284,9 @@ class Asker:
             "is right of": one.x - other.x,
             "is above": other.y - one.y,
             "is below": one.y - other.y,
-            "is bigger": 40 * (one.side - other.side) / max(one.side, other.side),
+            "is bigger": 80 * (one.side - other.side) / max(one.side, other.side),
         }[name]
-        if abs(distance) < 10:
+        if abs(distance) < 20:
             return None
         return kind, self.word(name, the=the(one), other=the(other)), "yes" if distance > 0 else "no"
 
@@ -305,12 +305,12 @@ class Asker:
         ]
         if len(items) > 1:
             draws += [
-                (0.20, lambda: self.position(items)),
+                (0.35, lambda: self.position(items)),
                 (
-                    0.12,
+                    0.25,
                     lambda: self._compare([i for i in items if _the(i, items)], "position", lambda i: _the(i, items)),
                 ),
-                (0.15, lambda: self.comparison(items)),
+                (0.25, lambda: self.comparison(items)),
             ]
         return self._fill([], draws, n)
 
@@ -360,12 +360,12 @@ class Asker:
     def position(self, items: Sequence[Item]) -> Question | None:
         """Where a shape is, or which one is beside another or at an edge."""
         draw = self.rng.random()
-        if draw < 0.35:
+        if draw < 0.2:
             return self._extreme(items, "position", lambda item: item.name)
         item = self.rng.choice(items)
         if not (the := _the(item, items)):
             return None
-        if draw < 0.65:
+        if draw < 0.6:
             place = _place(item)
             return place and ("position", self.word("where", the=the), place)
         return self._beside(item, items, "position", the)
@@ -378,7 +378,7 @@ class Asker:
                 return None
             one, other = self.rng.sample(sorted(names), 2)
             truth = names[one] > names[other]
-            if not truth and self.rng.random() < 0.5:  # more is rarer than not more
+            if not truth and self.rng.random() < 0.75:  # more is rarer than not more
                 return None
             return "comparison", self.word("more", things=plural(one), others=plural(other)), "yes" if truth else "no"
         unique = [i for i in items if names[i.name] == 1]

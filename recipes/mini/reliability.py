@@ -140,10 +140,10 @@ def degrade(image: Image.Image, rng: Random) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def show_photo(photo: np.ndarray, rng: Random, backs: np.ndarray) -> Image.Image:
-    """A photo as people take it: half fill the frame, shifted and cropped a little, half lie on some background."""
+def show_photo(photo: np.ndarray, rng: Random, backs: np.ndarray, pasted: bool) -> Image.Image:
+    """A photo that fills the frame, shifted and cropped a little, or lies on some background."""
     image = Image.fromarray(photo)
-    if rng.random() < 0.5:
+    if not pasted:
         side = image.width * rng.uniform(0.85, 1)
         x, y = (rng.uniform(0, image.width - side) for _ in range(2))
         return image.resize((scenes.SIZE, scenes.SIZE), Image.Resampling.BICUBIC, (x, y, x + side, y + side))
@@ -193,7 +193,8 @@ class Pool:
         if kind == "photo":
             number = next(self.numbers)
             scene = train.photo(self.photos.labels[number, 0])
-            return show_photo(self.photos.images[number], rng, self.backs), questions.ask(scene, n, rng, part)
+            image = show_photo(self.photos.images[number], rng, self.backs, rng.random() < 0.5)
+            return image, questions.ask(scene, n, rng, part)
         if kind == "easy":
             number = next(self.easy_numbers)
             own = self.easy_asked[number]
@@ -282,8 +283,10 @@ def main() -> None:
     def photo_test() -> Iterator[tuple[Image.Image, list[Question]]]:
         for n in range(0, len(test_photos.images), 2):
             label = data.CLASSES[test_photos.labels[n, 0]]
-            asked = [("photo what", asker.word("what"), label), rng.choice((asker.photo_is_it, asker.photo_property))(label)]
-            yield show_photo(test_photos.images[n], rng, tests.backs), asked
+            pasted = n % 4 == 2
+            what = ("pasted photo what" if pasted else "photo what", asker.word("what"), label)
+            asked = [what, rng.choice((asker.photo_is_it, asker.photo_property))(label)]
+            yield show_photo(test_photos.images[n], rng, tests.backs, pasted), asked
 
     plain("photo_test", photo_test())
     ours = members("things: what", "things: how many", "things: relations", "things: yes/no", "things: kind, colour, mood")

@@ -26,8 +26,8 @@ from recipes.mini import augment, data, model, pretrain, questions, scenes
 from recipes.mini.packing import IGNORE, Packed, Packer
 from recipes.mini.questions import Question
 
-BATCH = {"photos": 26, "things": 42, "writing": 36, "shapes": 20, "easy": 10, "backgrounds": 2}
-ALONE = {"photos": 56, "things": 28, "writing": 36, "shapes": 8}  # for the tower alone, as in stage 1
+BATCH = {"photos": 22, "things": 50, "writing": 48, "shapes": 28, "easy": 3, "backgrounds": 2}
+ALONE = {"photos": 44, "things": 12, "writing": 32, "shapes": 4}  # for the tower alone, as in stage 1
 PER_PICTURE, LIMIT = 6, 114  # questions, and tokens of a row: the longest row makes all others as long
 AVERAGE = 0.998  # decay of the weights' moving average, per step
 CHECKPOINT = data.BUILD / "train.pt"
@@ -47,6 +47,12 @@ def easy_questions(split: str) -> dict[int, list[Question]]:
     return asked
 
 
+def easy(line: str) -> bool:
+    """One thing alone, or a number, price or time: learned early, so half of those pictures do."""
+    scene = scenes.from_line(line)
+    return (scene.kind == "things" and len(scene.items) == 1) or (scene.kind == "writing" and scene.items[0].name != "word")
+
+
 class Source(pretrain.Source):
     """Augmented pictures of the training split with questions."""
 
@@ -55,6 +61,10 @@ class Source(pretrain.Source):
         self.easy, self.easy_asked = data.load("easy_train"), easy_questions("train")
         self.easy_numbers = np.array(data.splits()["easy"]["train"])
         self.described = {kind: (data.BUILD / f"{kind}.jsonl").read_text().splitlines() for kind in data.SCENES}
+        self.numbers = {
+            kind: np.array([n for n, line in enumerate(lines) if n % 2 or not easy(line)])
+            for kind, lines in self.described.items()
+        }
 
     def questions(self, step: int) -> tuple[Tensor, Tensor, Tensor, Asked]:
         """Pixels [b, 3, 128, 128]; labels for the recognition heads as in stage 1; the questions of each picture."""
@@ -76,7 +86,7 @@ class Source(pretrain.Source):
                 images.append(augment.geometry(shapes, generator, (0.9, 1.1), 0.1, True, scenes.SIZE))
                 asked += [random.choices(self.easy_asked[int(number)], k=PER_PICTURE) for number in numbers]
             else:
-                numbers = self.epoch(f"stage 2 {kind}", np.arange(len(self.described[kind])), step, n)
+                numbers = self.epoch(f"stage 2 {kind}", self.numbers[kind], step, n)
                 images.append(self.scene_pixels(kind, numbers, generator))
                 seen = torch.from_numpy(self.scenes[kind].labels[numbers].astype(np.int64)).reshape(n, patches, 2)
                 described = [scenes.from_line(self.described[kind][number]) for number in numbers]
