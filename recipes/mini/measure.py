@@ -17,8 +17,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
-from functools import partial
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,14 @@ from edge_vqa.device import cores
 from edge_vqa.model import Model, load
 from recipes.mini import data
 from recipes.mini.questions import GROUPS, MAX_TOKENS
-from recipes.mini.reliability import OUT, STRANGE, TESTS
+from recipes.mini.reliability import MBQ_CALIBRATION, OUT, STRANGE, TESTS
 from selector_onnx import collect
 from selector_onnx.export import write_manifest
 from selector_onnx.points import confidences
 
 CHECKPOINT = Path("recipes/mini/checkpoint")
 REPORT = Path("recipes/mini/measured.md")
-# name -> quantisation of the language model, of the vision tower; MBQ calibrates on the Selector's questions
+# name -> quantisation of the language model, of the vision tower
 VARIANTS = {
     "bf16": ("bf16", "f32"),
     "q8_0": ("q8_0", "q8_0"),
@@ -103,6 +105,11 @@ def answer_all(model: Model, name: str, *, blind: bool = False, compared: bool =
     return said
 
 
+def answers_of(folder: Path, name: str, *, blind: bool = False, compared: bool = False) -> list[Said]:
+    with load(folder, threads=1) as model:
+        return answer_all(model, name, blind=blind, compared=compared)
+
+
 def rows(said: list[Said]) -> dict[str, list[Said]]:
     """By kind of question, by the groups of `GROUPS` that have several kinds, and `all`, in that order."""
     found: dict[str, list[Said]] = {}
@@ -139,14 +146,15 @@ def bootstrap(first: np.ndarray, second: np.ndarray, accuracy: np.ndarray, round
     return tuple(np.percentile(differences, [2.5, 97.5]))  # type: ignore[return-value]
 
 
-def variants(mini: Bundle) -> dict[str, Path]:
+@cache
+def variants(shipped: Path) -> dict[str, Path]:
     """The shipped bundle and the same checkpoint in other precisions."""
-    folders = {SHIPPED: mini.folder}
+    folders = {SHIPPED: shipped}
     for name, (quant, vision) in VARIANTS.items():
         folders[name] = data.BUILD / f"mini-{name.replace(' ', '-')}"
         options = Options(quant=quant, vision_type=vision, max_tokens=MAX_TOKENS, force=True, threads=2)
         if quant.startswith("mbq"):
-            options = dataclasses.replace(options, calibration=OUT / "selector.jsonl")
+            options = dataclasses.replace(options, calibration=MBQ_CALIBRATION)
         convert(CHECKPOINT, folders[name], options)
     return folders
 
@@ -158,16 +166,16 @@ def share(said: list[Said]) -> float:
 def accuracies(test: str, mini: Bundle) -> Part:
     """The shipped bundle on the whole test; the other precisions, and it beside them, on `some` of it."""
     measured, today, title = [], date.today().isoformat(), TESTS[test]
-    folders = variants(mini)
-    with load(mini.folder) as model:
-        said = answer_all(model, test)
-        blind = rows(answer_all(model, test, blind=True, compared=True))
+    folders = variants(mini.folder)
+    others = [name for name in folders if name != SHIPPED]
+    with ProcessPoolExecutor(cores(), get_context("spawn")) as pool:  # accuracy only: nothing is timed here
+        first = pool.submit(answers_of, mini.folder, test)
+        rest = [pool.submit(answers_of, folders[name], test, compared=True) for name in others]
+        black = pool.submit(answers_of, mini.folder, test, blind=True, compared=True)
+        said, blind = first.result(), rows(black.result())
+        compared = {SHIPPED: rows(some(said, lambda s: s.kind))}
+        compared |= {name: rows(job.result()) for name, job in zip(others, rest, strict=True)}
     baseline, shipped = rows(majority(test)), rows(said)
-    compared = {SHIPPED: rows(some(said, lambda s: s.kind))}
-    for variant, folder in folders.items():
-        if variant != SHIPPED:
-            with load(folder) as model:
-                compared[variant] = rows(answer_all(model, test, compared=True))
     lines = [f"### {title}", "", "| kind | n | shipped | 95 % interval | majority | blind |", "|---" * 6 + "|"]
     for kind, own in shipped.items():
         low, high = wilson(sum(s.right for s in own), len(own))
@@ -347,7 +355,7 @@ def main() -> None:
         right += lines
         measured += figures
     unseen, _ = part("strange", mini, strange, "lm", "vision", "selector")
-    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini).items())
+    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini.folder).items())
     right += [f"Sizes: {sizes}.", ""]
     text = "\n".join(
         [

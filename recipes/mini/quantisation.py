@@ -2,7 +2,7 @@
 
     python -m recipes.mini.quantisation                 about 25 minutes; goes on where it was interrupted
 
-Splits: MBQ calibrates on 128 questions drawn from the Selector's training mix; everything is measured on every fourth question
+Splits: MBQ calibrates on 128 questions drawn from the Selector's training mix; everything is measured on every eighth question
 of the test mix. No choice was made on the test mix; methods were tried on other questions of the Selector's mix.
 
 One rounding of one small model is a lottery: whether a method looks good depends on how a few weights happen to fall. So each
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +31,11 @@ from converters.quantisers import mbq
 from edge_vqa import bundle as bundles
 from edge_vqa import questions as files
 from recipes.mini.questions import MAX_TOKENS
+from recipes.mini.reliability import MBQ_CALIBRATION, OUT
 
 Floats = npt.NDArray[np.float64]
 CHECKPOINT = Path("recipes/mini/checkpoint")
 BUILD = Path("build/mini/quantisation")
-QUESTIONS = Path("build/mini/questions")
 COPIES, SPREAD = 3, 0.03
 REFERENCE = "rtn:f32"
 METHODS = (
@@ -59,13 +58,9 @@ def copy_of(model: Model, number: int) -> Model:
     return replace(model, lm=mbq.fold(model.lm, decoder, scales))
 
 
-def splits() -> tuple[Path, list[files.Question]]:
-    """The calibration file and the test questions."""
-    lines = (QUESTIONS / "selector.jsonl").read_text().splitlines(keepends=True)
-    random.Random(11).shuffle(lines)
-    calibration = QUESTIONS / "mbq_calibration.jsonl"
-    calibration.write_text("".join(lines[:128]))
-    return calibration, files.read(QUESTIONS / "mix_test.jsonl", labelled=True)[::4]
+def asked() -> list[files.Question]:
+    """The test questions."""
+    return files.read(OUT / "mix_test.jsonl", labelled=True)[::8]
 
 
 def measure(number: int) -> Path:
@@ -73,7 +68,6 @@ def measure(number: int) -> Path:
     done = BUILD / f"copy{number}.json"
     if done.is_file():
         return done
-    calibration, asked = splits()
     made = []
     with opened(CHECKPOINT, Options(max_tokens=MAX_TOKENS)) as model:
         for quant in (REFERENCE, *METHODS):
@@ -84,14 +78,14 @@ def measure(number: int) -> Path:
                 max_tokens=MAX_TOKENS,
                 threads=os.cpu_count() or 1,
                 force=True,
-                calibration=calibration,
+                calibration=MBQ_CALIBRATION,
                 name=quant,
             )
             # the reference is the model itself: a copy is the same function
             write(copy_of(model, 0 if quant == REFERENCE else number), CHECKPOINT, folder, options)
             made.append(bundles.read(folder))
             print(f"copy {number}: {quant} made", flush=True)
-    rows = comparison.compare(made[0], made[1:], asked, threads=2, progress=_tell)
+    rows = comparison.compare(made[0], made[1:], asked(), threads=2, progress=_tell)
     bundles.write_whole(done, lambda stream: stream.write(comparison.as_json(rows, "recipes/mini test mix").encode()))
     shutil.rmtree(BUILD / f"copy{number}")
     return done
@@ -147,8 +141,7 @@ def _ratio(ours: Floats, plain: Floats, pictures: list[str]) -> str:
 def main() -> None:
     BUILD.mkdir(parents=True, exist_ok=True)
     measured = [json.loads(measure(number).read_text()) for number in range(COPIES)]
-    _, asked = splits()
-    print(report(measured, [str(question.image) for question in asked]))
+    print(report(measured, [str(question.image) for question in asked()]))
 
 
 if __name__ == "__main__":

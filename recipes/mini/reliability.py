@@ -30,6 +30,7 @@ from recipes.mini.data import Pictures
 from recipes.mini.questions import Question
 
 OUT = data.BUILD / "questions"
+MBQ_CALIBRATION = OUT / "mbq_calibration.jsonl"  # 128 of the Selector's questions
 UNANSWERABLE = "unanswerable"
 SELECTOR, CALIBRATION, MIX = 12_000, 4_000, 6_000  # questions
 TESTS = {
@@ -274,6 +275,8 @@ def main() -> None:
         return Pool(name, photos, parts["cifar"][split], easy, {n: own[n] for n in parts["easy"][split]})
 
     mix("selector", SELECTOR, pool("selector", "selector"), 2, ("train", "dev"))
+    lines = (OUT / "selector.jsonl").read_text().splitlines(keepends=True)
+    MBQ_CALIBRATION.write_text("".join(Random(11).sample(lines, 128)))
     mix("calibration", CALIBRATION, pool("calibration", "calibration"), 1, ("test",))
     mix("mix_test", MIX, pool("mix_test", "test"), 1, ("test",))
     tests = pool("tests", "test")

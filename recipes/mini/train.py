@@ -1,6 +1,6 @@
 """Stage 2: the whole model, all questions of a picture packed behind one image prefix.
 
-    python -m recipes.mini.train --steps 3600
+    python -m recipes.mini.train --steps 3400
 
 Starts from stage 1's vision tower (`build/mini/pretrain.pt`), resumes from `build/mini/train.pt`, and writes the averaged
 weights as a bf16 checkpoint to `recipes/mini/checkpoint/` when it is through. The learning rate is flat until the last
@@ -176,9 +176,9 @@ def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the language model; the vision tower takes half")
-    parser.add_argument("--decay", type=float, default=0.4, help="share of the steps, at the end, in which the rate falls")
+    parser.add_argument("--decay", type=float, default=0.22, help="share of the steps, at the end, in which the rate falls")
     args = parser.parse_args()
     words, net, probe = pretrain.build()
     _, averaged, _ = pretrain.build()

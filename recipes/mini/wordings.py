@@ -76,6 +76,10 @@ what
     - what is it called?
 
 is there
+    + does it contain {a}?
+    + is {a} among the things {place}?
+    + does {a} appear {place}?
+    + can {a} be seen?
     + do we see {a} {place}?
     + is {a} in the picture?
     + does it show {a}?
@@ -103,6 +107,9 @@ is there
     - can you find {a} {place}?
 
 is it
+    + could it be {a}?
+    + is {a} what this is?
+    + does it look like {a}?
     + do you think it is {a}?
     + could this be {a}?
     + is the object in the picture {a}?
@@ -123,6 +130,9 @@ is it
     - is that thing {a}?
 
 can it fly
+    + does it know how to fly?
+    + could this thing fly?
+    + is it a thing that can fly?
     + would it be able to fly?
     + is this a thing that flies?
     + could this fly?
@@ -137,6 +147,8 @@ can it fly
     - is it something that can fly?
 
 wheels
+    + are there wheels on this thing?
+    + would you find wheels on it?
     + do you see wheels on it?
     + is this a thing that has wheels?
     + is it a thing with wheels?
@@ -151,6 +163,8 @@ wheels
     - is this something with wheels?
 
 legs
+    + does this thing have four legs?
+    + would you count four legs?
     + does it walk on all four legs?
     + is it something with four legs?
     + are there four legs on it?
@@ -162,6 +176,9 @@ legs
     - does this walk on four legs?
 
 alive
+    + is this a thing that is alive?
+    + does it live?
+    + is the thing alive or not?
     + would you say it is alive?
     + is the thing alive?
     + is it alive?
@@ -174,6 +191,9 @@ alive
     - is that a living thing?
 
 machine
+    + does it look like a machine?
+    + is it some machine?
+    + would you say it is a machine?
     + is it something like a machine?
     + is the thing a machine?
     + is it a machine?
@@ -208,6 +228,10 @@ kind
     - what kind of object is {place}?
 
 count
+    + what is the count of {things}?
+    + count {things} {place}.
+    + how many {things} can you count?
+    + how many {things} do you count {place}?
     + what number of {things} do you see?
     + how many {things} does it show?
     + do you know how many {things} there are?
@@ -234,6 +258,12 @@ count
     - can you tell me how many {things} there are?
 
 left of
+    + which thing is next to {the} on the left?
+    + what is there on the left side, seen from {the}?
+    + name what is left of {the}.
+    + seen from {the}, what is on the left?
+    + what lies to the left of {the}?
+    + what is further left than {the}?
     + what do you find to the left of {the}?
     + what is next to {the}, on its left?
     + what stands left of {the}?
@@ -253,6 +283,12 @@ left of
     - what do you see to the left of {the}?
 
 right of
+    + which thing is next to {the} on the right?
+    + what is there on the right side, seen from {the}?
+    + name what is right of {the}.
+    + seen from {the}, what is on the right?
+    + what lies to the right of {the}?
+    + what is further right than {the}?
     + what do you find to the right of {the}?
     + what is next to {the}, on its right?
     + what stands right of {the}?
@@ -272,6 +308,12 @@ right of
     - what do you see to the right of {the}?
 
 above
+    + name what is above {the}.
+    + seen from {the}, what is above?
+    + what lies above {the}?
+    + which object do you see above {the}?
+    + what is further up than {the}?
+    + which one is higher than {the}?
     + which object is above {the}?
     + what do you find above {the}?
     + above {the}, what is there?
@@ -290,6 +332,12 @@ above
     - which thing is higher than {the}?
 
 below
+    + name what is below {the}.
+    + seen from {the}, what is below?
+    + what lies below {the}?
+    + which object do you see below {the}?
+    + what is further down than {the}?
+    + which one is lower than {the}?
     + which object is below {the}?
     + what do you find below {the}?
     + below {the}, what is there?
@@ -308,6 +356,9 @@ below
     - which thing is lower than {the}?
 
 leftmost
+    + which one is furthest left?
+    + what is furthest to the left {place}?
+    + which thing stands left of all others?
     + what is the leftmost object?
     + which is the leftmost object?
     + which object is on the left?
@@ -329,6 +380,9 @@ leftmost
     - which is the leftmost thing?
 
 rightmost
+    + which one is furthest right?
+    + what is furthest to the right {place}?
+    + which thing stands right of all others?
     + what is the rightmost object?
     + which is the rightmost object?
     + which object is on the right?
@@ -350,6 +404,11 @@ rightmost
     - which is the rightmost thing?
 
 topmost
+    + which one is highest up?
+    + what is highest {place}?
+    + which thing stands higher than all others?
+    + what lies furthest up?
+    + name the topmost thing.
     + what is the topmost object?
     + which is the topmost object?
     + what is the highest thing?
@@ -368,6 +427,11 @@ topmost
     - which thing is highest?
 
 lowest
+    + which one is lowest down?
+    + what is lowest {place}?
+    + which thing stands lower than all others?
+    + what lies furthest down?
+    + name the lowest thing.
     + what is the lowest object?
     + which is the lowest object?
     + which object is at the bottom?
@@ -386,6 +450,12 @@ lowest
     - which thing is lowest?
 
 biggest
+    + which one is the biggest?
+    + what is the biggest one {place}?
+    + which thing has the largest size?
+    + what is larger than all others?
+    + what takes the most room?
+    + of all things {place}, which is largest?
     + which object is the biggest?
     + what is the biggest object?
     + name the biggest thing.
@@ -404,6 +474,12 @@ biggest
     - which object is biggest?
 
 smallest
+    + which one is the smallest?
+    + what is the smallest one {place}?
+    + which thing has the smallest size?
+    + what is smaller than all others?
+    + what takes the least room?
+    + of all things {place}, which is smallest?
     + which object is the smallest?
     + name the smallest thing.
     + which thing is the smallest?
@@ -420,6 +496,13 @@ smallest
     - what is the smallest object {place}?
 
 is left of
+    + is {the} further to the left than {other}?
+    + seen from {other}, is {the} on the left?
+    + is {the} to the left or not, seen from {other}?
+    + would you find {the} left of {other}?
+    + does {the} lie to the left of {other}?
+    + is the place of {the} left of {other}?
+    + {the} is left of {other}, right?
     + does {the} stand to the left of {other}?
     + is {the} somewhere left of {other}?
     + is {the} further left than {other} is?
@@ -434,6 +517,11 @@ is left of
     - is {the} further left than {other}?
 
 is right of
+    + seen from {other}, is {the} on the right?
+    + would you find {the} right of {other}?
+    + does {the} lie to the right of {other}?
+    + is the place of {the} right of {other}?
+    + {the} is right of {other}, is that so?
     + does {the} stand to the right of {other}?
     + is {the} somewhere right of {other}?
     + can you see {the} right of {other}?
@@ -448,6 +536,15 @@ is right of
     - do you see {the} to the right of {other}?
 
 is above
+    + is {the} further to the top than {other}?
+    + is {the} nearer to the top than {other}?
+    + seen from {other}, is {the} above?
+    + would you find {the} above {other}?
+    + does {the} lie above {other}?
+    + is {the} somewhere above {other}?
+    + is the place of {the} above {other}?
+    + is {other} below {the}?
+    + is {the} closer to the top than {other}?
     + does {the} stand above {other}?
     + is {the} up above {other}?
     + can you see {the} above {other}?
@@ -462,6 +559,15 @@ is above
     - is {the} higher up than {other}?
 
 is below
+    + is {the} further to the bottom than {other}?
+    + is {the} nearer to the bottom than {other}?
+    + seen from {other}, is {the} below?
+    + would you find {the} below {other}?
+    + does {the} lie below {other}?
+    + is {the} somewhere below {other}?
+    + is the place of {the} below {other}?
+    + is {other} above {the}?
+    + is {the} closer to the bottom than {other}?
     + does {the} stand below {other}?
     + is {the} down below {other}?
     + can you see {the} below {other}?
@@ -475,6 +581,13 @@ is below
     - do you see {the} under {other}?
 
 is bigger
+    + is {the} bigger, compared with {other}?
+    + compared with {other}, is {the} larger?
+    + is the size of {the} larger than that of {other}?
+    + is {the} the bigger of the two, {the} and {other}?
+    + does {the} take more room than {other}?
+    + does {the} have a larger size than {other}?
+    + is {other} the smaller one, next to {the}?
     + is {the} the bigger one of the two, next to {other}?
     + does {the} look larger to you than {other}?
     + is {the} the larger one, next to {other}?
@@ -512,6 +625,8 @@ colour
     - what is the color of it?
 
 colour of
+    + in which color is {the}?
+    + what is the color {the} has?
     + which color is {the}?
     + which colour is {the}?
     + what is the color that {the} has?
@@ -680,6 +795,8 @@ shape
     - what shape is {place}?
 
 shape of
+    + in what shape is {the}?
+    + what is the form of {the}?
     + tell me what shape {the} has.
     + which is the shape of {the}?
     + of what shape is {the}?
@@ -695,6 +812,9 @@ shape of
     - which shape has {the}?
 
 what is the coloured shape
+    + {the} is what?
+    + what do you call {the}?
+    + which kind of shape is {the}?
     + tell me what {the} is.
     + what would you call {the}?
     + which shape is {the}?
@@ -706,6 +826,18 @@ what is the coloured shape
     - what is {the} called?
 
 where
+    + which part of the {picture} is {the} in?
+    + on what side is {the}?
+    + which side is {the} on?
+    + where would i look for {the}?
+    + what is the position of {the}?
+    + {the}: where is it?
+    + at which place do you see {the}?
+    + is {the} at the top, at the bottom, on the left or on the right?
+    + say where {the} is.
+    + where can {the} be seen?
+    + whereabouts is {the}?
+    + on which part of the {picture} is {the}?
     + where can you find {the}?
     + in which part of it is {the}?
     + tell me where {the} is.
@@ -722,6 +854,13 @@ where
     - in which part is {the}?
 
 which is bigger
+    + of {the} and {other}, which is bigger?
+    + {the} or {other}: which is bigger?
+    + which has the larger size, {the} or {other}?
+    + between {the} and {other}, which one is larger?
+    + which of the two is bigger, {the} or {other}?
+    + name the bigger one: {the} or {other}.
+    + what looks larger, {the} or {other}?
     + which of them is bigger, {the} or {other}?
     + is {the} or {other} bigger?
     + which looks bigger, {the} or {other}?
@@ -736,6 +875,13 @@ which is bigger
     - what is larger, {the} or {other}?
 
 which is smaller
+    + of {the} and {other}, which is smaller?
+    + {the} or {other}: which is smaller?
+    + which has the smaller size, {the} or {other}?
+    + between {the} and {other}, which one is smaller?
+    + which of the two is smaller, {the} or {other}?
+    + name the smaller one: {the} or {other}.
+    + what looks smaller, {the} or {other}?
     + which of them is smaller, {the} or {other}?
     + is {the} or {other} smaller?
     + which looks smaller, {the} or {other}?
@@ -748,6 +894,12 @@ which is smaller
     - which one is smaller, {the} or {other}?
 
 more
+    + is the number of {things} higher than the number of {others}?
+    + are there fewer {others} than {things}?
+    + {things} or {others}: are there more {things}?
+    + compared with {others}, are there more {things}?
+    + do the {things} outnumber the {others}?
+    + does it show more {things} than {others}?
     + would you say there are more {things} than {others}?
     + are {things} more in number than {others}?
     + are there more {things} {place} than {others}?
@@ -759,6 +911,10 @@ more
     - are more {things} than {others} {place}?
 
 same colour
+    + is the color of {the} the color of {other}?
+    + are the colors of {the} and {other} the same?
+    + do {the} and {other} share one color?
+    + does {the} look the same in color as {other}?
     + do {the} and {other} share the same color?
     + is the color of {the} the same as the color of {other}?
     + are {the} and {other} the same color?
