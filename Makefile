@@ -27,7 +27,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed ## install the package and ask about two photos: one answered, one not
+demo: $(VENV)/.installed ## install the package and ask about four pictures: one is not answered
 	@sh examples/demo.sh $(BIN)/edge-vqa
 
 test: $(VENV)/.dev ## install what the tests need and run them all

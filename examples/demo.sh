@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks the embedded model about two photos; $1 is the edge-vqa command.
+# Asks the embedded model about four pictures; $1 is the edge-vqa command.
 set -u
 edge_vqa=$1
 cd "$(dirname "$0")" || exit 1
@@ -14,6 +14,8 @@ case $edge_vqa in
     /*) ;;
     *) edge_vqa=../$edge_vqa ;;
 esac
+ask 0 fruit.png "what is left of the banana?"
+ask 0 price.png "how much is it?"
 ask 0 cat.jpg "is it an animal?"
 ask 3 coffee.jpg "what is this?"
 exit $failed

@@ -91,7 +91,7 @@ def test_importing_the_package_loads_nothing_heavy_or_native() -> None:
 
 
 def test_answering_a_question_loads_only_the_runtime_packages() -> None:
-    modules = loaded_after("import edge_vqa\nwith edge_vqa.load() as m: m.ask('examples/horse.png', 'what is this?')")
+    modules = loaded_after("import edge_vqa\nwith edge_vqa.load() as m: m.ask('examples/price.png', 'how much is it?')")
     assert not modules & set(HEAVY), modules & set(HEAVY)
 
 

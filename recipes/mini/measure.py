@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -81,13 +80,16 @@ def group_of(kind: str) -> str:
 
 
 def some(test: list[Any], kind: Callable[[Any], str]) -> list[Any]:
-    """The first `COMPARED` questions of every group of `GROUPS`, in order."""
-    counts: Counter[str] = Counter()
+    """`COMPARED` questions of every group of `GROUPS`, evenly over the test, in order."""
+    totals = Counter(group_of(kind(entry)) for entry in test)
+    seen: Counter[str] = Counter()
     chosen = []
     for entry in test:
         group = group_of(kind(entry))
-        counts[group] += 1
-        if counts[group] <= COMPARED:
+        before, total = seen[group], totals[group]
+        seen[group] += 1
+        wanted = min(COMPARED, total)
+        if (before + 1) * wanted // total > before * wanted // total:
             chosen.append(entry)
     return chosen
 
@@ -190,7 +192,7 @@ def accuracies(test: str, mini: Bundle) -> Part:
         if kind.startswith("**") or kind in IN_MANIFEST or len(shipped) == 1:
             name = f"accuracy, {kind.strip('*')}"
             measured.append(Measured(name, round(share(own), 4), title, len(own), today, round(low, 4), round(high, 4)))
-    lines += ["", f"Other precisions, on the first {COMPARED} questions of each group:", ""]
+    lines += ["", f"Other precisions, on {COMPARED} questions of each group, evenly over the test:", ""]
     lines += [f"| kind | n | {' | '.join(folders)} | shipped / bf16 |", "|---" * (len(folders) + 3) + "|"]
     for kind, own in compared[SHIPPED].items():
         cells = tuple(f"{share(compared[variant][kind]):.4f}" for variant in folders)
@@ -291,6 +293,12 @@ def reliability(mini: Bundle) -> Part:
     return [*lines, ""], measured
 
 
+PEAK = (
+    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+)
+
+
 def speed(mini: Bundle) -> Part:
     program = str(Path(sys.executable).with_name("edge-vqa"))
     lines = [
@@ -309,7 +317,9 @@ def speed(mini: Bundle) -> Part:
             subprocess.run([program, *arguments], capture_output=True, check=False)
             times.append(time.perf_counter() - began)
         lines.append(f"- {name}: median {np.median(times):.3f} s, from {min(times):.3f} to {max(times):.3f} (11 runs)")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    # from a small process of its own: a child counts the memory that its parent had when it forked
+    asked = [sys.executable, "-S", "-c", PEAK, program, "ask", "examples/cat.jpg", "what is this?"]
+    peak = int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout) * 1024
     lines.append(f"- peak memory of that process: {peak / 1e6:.0f} MB")
     with load(mini.folder) as model:
         photos = data.load("cifar_test").images

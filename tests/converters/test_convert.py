@@ -79,20 +79,20 @@ def test_the_vision_tower_has_mtmds_names_shapes_and_metadata(f32_bundle: Bundle
         "clip.projector_type": "idefics3",
         "clip.has_vision_encoder": True,
         "clip.use_gelu": True,
-        "clip.vision.image_size": 64,
-        "clip.vision.patch_size": 8,
-        "clip.vision.embedding_length": 192,
+        "clip.vision.image_size": 128,
+        "clip.vision.patch_size": 16,
+        "clip.vision.embedding_length": 256,
         "clip.vision.block_count": 6,
-        "clip.vision.attention.head_count": 3,
+        "clip.vision.attention.head_count": 4,
         "clip.vision.projection_dim": 256,
         "clip.vision.projector.scale_factor": 2,
-        "clip.vision.preproc_image_size": 256,
+        "clip.vision.preproc_image_size": 512,
     }
     assert {key: metadata[key] for key in expected} == expected
     assert metadata["clip.vision.image_mean"] == [0.5, 0.5, 0.5]
-    assert [int(n) for n in tensors["v.patch_embd.weight"].shape] == [8, 8, 3, 192]
-    assert [int(n) for n in tensors["mm.model.fc.weight"].shape] == [768, 256]
-    assert [int(n) for n in tensors["v.blk.0.ffn_up.weight"].shape] == [192, 768]
+    assert [int(n) for n in tensors["v.patch_embd.weight"].shape] == [16, 16, 3, 256]
+    assert [int(n) for n in tensors["mm.model.fc.weight"].shape] == [1024, 256]
+    assert [int(n) for n in tensors["v.blk.0.ffn_up.weight"].shape] == [256, 768]
     assert len(tensors) == 6 + 6 * 16
 
 

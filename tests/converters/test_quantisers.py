@@ -27,7 +27,7 @@ from tests.converters.reference import Reference
 
 QUESTIONS = """
 {"question_id": "1", "image": "cat.jpg", "question": "is it an animal?", "answers": ["yes"]}
-{"question_id": "2", "image": "horse.png", "question": "what is this?", "answers": ["horse"]}
+{"question_id": "2", "image": "price.png", "question": "how much is it?", "answers": ["$4.50"]}
 {"question_id": "3", "image": "shape.png", "question": "what color is the shape?", "answers": ["green"]}
 {"question_id": "4", "image": "cat.jpg", "question": "what is this?", "answers": ["cat"]}
 """
@@ -37,7 +37,7 @@ QUESTIONS = """
 def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small questions file."""
     folder = tmp_path_factory.mktemp("questions")
-    for name in ("cat.jpg", "horse.png", "shape.png"):
+    for name in ("cat.jpg", "price.png", "shape.png"):
         (folder / name).write_bytes((EXAMPLES / name).read_bytes())
     (folder / "questions.jsonl").write_text(QUESTIONS)
     return folder / "questions.jsonl"
@@ -277,7 +277,7 @@ def test_every_calibrated_method_makes_a_bundle_that_answers(method: str, asked:
     manifest = convert(CHECKPOINT, tmp_path / "b", Options(quant=f"{method}:{type_}", calibration=asked, max_tokens=8))
     assert manifest.quantisation.method == method and manifest.quantisation.calibration == "questions.jsonl"
     with edge_vqa.load(tmp_path / "b") as model:
-        assert model.ask(EXAMPLES / "horse.png", "what is this?", gate=False).text == "horse"
+        assert model.ask(EXAMPLES / "price.png", "how much is it?", gate=False).text == "$4.50"
 
 
 def test_what_calibration_cannot_do_is_refused(asked: Path, tmp_path: Path) -> None:

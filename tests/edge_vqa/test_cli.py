@@ -16,28 +16,28 @@ import pytest
 from edge_vqa.bundle import Bundle
 from tests.conftest import EXAMPLES, Run, edit_manifest, one_line, resign
 
-HORSE, COFFEE = EXAMPLES / "horse.png", EXAMPLES / "coffee.jpg"
-QUESTION = "what is this?"
+PRICE, COFFEE = EXAMPLES / "price.png", EXAMPLES / "coffee.jpg"
+QUESTION = "how much is it?"
 
 
 def test_an_answer_goes_to_stdout_and_the_verdict_to_stderr(run: Run) -> None:
-    result = run("edge-vqa", "ask", HORSE, QUESTION)
-    assert (result.returncode, result.stdout) == (0, "horse\n")
+    result = run("edge-vqa", "ask", PRICE, QUESTION)
+    assert (result.returncode, result.stdout) == (0, "$4.50\n")
     assert result.stderr.startswith("confidence 0.") and "the threshold for 5% risk" in result.stderr
 
 
 def test_an_abstention_prints_no_answer_and_exits_with_3(run: Run) -> None:
-    result = run("edge-vqa", "ask", COFFEE, QUESTION)
+    result = run("edge-vqa", "ask", COFFEE, "what is this?")
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("not answered: confidence 0.")
-    shown = run("edge-vqa", "ask", COFFEE, QUESTION, "--show-candidate")
+    shown = run("edge-vqa", "ask", COFFEE, "what is this?", "--show-candidate")
     assert shown.returncode == 3 and shown.stdout == "" and 'the guess was "' in shown.stderr
 
 
 def test_no_gate_and_stream_print_the_candidate(run: Run) -> None:
-    assert run("edge-vqa", "ask", COFFEE, QUESTION, "--no-gate").returncode == 0
-    streamed = run("edge-vqa", "ask", HORSE, QUESTION, "--stream")
-    assert streamed.stdout.strip() == "horse" and streamed.returncode == 0
+    assert run("edge-vqa", "ask", COFFEE, "what is this?", "--no-gate").returncode == 0
+    streamed = run("edge-vqa", "ask", PRICE, QUESTION, "--stream")
+    assert streamed.stdout.strip() == "$4.50" and streamed.returncode == 0
 
 
 KEYS = {
@@ -58,9 +58,9 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(("picture", "status"), [(HORSE, 0), (COFFEE, 3)])
-def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Path, status: int) -> None:
-    result = run("edge-vqa", "ask", picture, QUESTION, "--json")
+@pytest.mark.parametrize(("picture", "question", "status"), [(PRICE, QUESTION, 0), (COFFEE, "what is this?", 3)])
+def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Path, question: str, status: int) -> None:
+    result = run("edge-vqa", "ask", picture, question, "--json")
     assert result.returncode == status and result.stderr == ""
     decoded = json.loads(result.stdout)
     assert list(decoded) == list(KEYS)
@@ -69,7 +69,7 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
     assert set(decoded["timings"]) == {"load_s", "image_s", "prompt_s", "decode_s", "gate_s", "total_s"}
     assert decoded["confidence_method"] == "selector" and decoded["model"] == "mini" and decoded["image_tokens"] == 16
     if status == 0:
-        assert decoded["answer"] == decoded["candidate"] == "horse"
+        assert decoded["answer"] == decoded["candidate"] == "$4.50"
         assert all(set(token) == {"text", "logprob", "entropy"} for token in decoded["tokens"])
     else:
         assert decoded["abstained"] and decoded["answer"] is decoded["candidate"] is None and decoded["tokens"] == []
@@ -79,12 +79,12 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
     "arguments",
     [
         ["ask"],
-        ["ask", str(HORSE)],
-        ["ask", str(HORSE), QUESTION, "--detail", "huge"],
-        ["ask", str(HORSE), QUESTION, "--risk", "0.1", "--threshold", "0.5"],
-        ["ask", str(HORSE), QUESTION, "--risk", "much"],
-        ["ask", str(HORSE), QUESTION, "--stream", "--json"],
-        ["ask", str(HORSE), QUESTION, "--colour"],
+        ["ask", str(PRICE)],
+        ["ask", str(PRICE), QUESTION, "--detail", "huge"],
+        ["ask", str(PRICE), QUESTION, "--risk", "0.1", "--threshold", "0.5"],
+        ["ask", str(PRICE), QUESTION, "--risk", "much"],
+        ["ask", str(PRICE), QUESTION, "--stream", "--json"],
+        ["ask", str(PRICE), QUESTION, "--colour"],
         ["fly"],
     ],
 )
@@ -97,21 +97,21 @@ def test_bad_pictures_and_questions_cost_one_line(run: Run, tmp_path: Path) -> N
     fake, empty, half = tmp_path / "text.jpg", tmp_path / "empty.png", tmp_path / "half.jpg"
     fake.write_text("no picture at all")
     empty.touch()
-    half.write_bytes(HORSE.read_bytes()[:9000])
+    half.write_bytes(PRICE.read_bytes()[:9000])
     assert "is not a picture" in one_line(run("edge-vqa", "ask", fake, QUESTION))
     assert "is empty" in one_line(run("edge-vqa", "ask", empty, QUESTION))
     assert "is damaged" in one_line(run("edge-vqa", "ask", half, QUESTION))
     assert "does not exist" in one_line(run("edge-vqa", "ask", tmp_path / "none.jpg", QUESTION))
-    assert "the question is empty" in one_line(run("edge-vqa", "ask", HORSE, " "))
-    assert "context holds" in one_line(run("edge-vqa", "ask", HORSE, "why " * 5000))
-    assert "no bundle 'giant'" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", "giant"))
-    assert "no operating point" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--risk", "0.00001"))
-    assert "threads" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--threads", "0"))
+    assert "the question is empty" in one_line(run("edge-vqa", "ask", PRICE, " "))
+    assert "context holds" in one_line(run("edge-vqa", "ask", PRICE, "why " * 5000))
+    assert "no bundle 'giant'" in one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--model", "giant"))
+    assert "no operating point" in one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--risk", "0.00001"))
+    assert "threads" in one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--threads", "0"))
 
 
 def test_damaged_bundles_cost_one_line(run: Run, copied: Path) -> None:
     def ask() -> str:
-        return one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
+        return one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--model", copied))
 
     def spoil(name: str, data: bytes) -> None:
         (copied / name).write_bytes(data)
@@ -150,27 +150,27 @@ def test_a_selector_or_a_vision_tower_of_another_model_is_refused(run: Run, copi
         manifest["files"]["lm"] |= {"bytes": file.bytes, "sha256": file.sha256}
 
     edit_manifest(copied, change)
-    line = one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
+    line = one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--model", copied))
     assert "was trained for another LM" in line
 
 
 def test_a_prompt_that_is_not_the_models_own_is_refused(run: Run, copied: Path) -> None:
     edit_manifest(copied, lambda manifest: manifest["prompt"].update(template_sha256="0" * 64))
-    assert "was not rendered from" in one_line(run("edge-vqa", "ask", HORSE, QUESTION, "--model", copied))
+    assert "was not rendered from" in one_line(run("edge-vqa", "ask", PRICE, QUESTION, "--model", copied))
 
 
 def test_a_bundle_without_a_selector_is_uncalibrated(run: Run, f32_bundle: Bundle) -> None:
-    result = run("edge-vqa", "ask", HORSE, QUESTION, "--model", f32_bundle.folder, "--json", "--show-candidate")
+    result = run("edge-vqa", "ask", PRICE, QUESTION, "--model", f32_bundle.folder, "--json", "--show-candidate")
     decoded = json.loads(result.stdout)
     assert decoded["confidence_method"] == "maxprob" and not decoded["calibrated"]
     assert decoded["confidence"] == pytest.approx(decoded["maxprob"])
-    told = run("edge-vqa", "ask", HORSE, QUESTION, "--model", f32_bundle.folder)
+    told = run("edge-vqa", "ask", PRICE, QUESTION, "--model", f32_bundle.folder)
     assert "uncalibrated" in told.stderr
 
 
 def test_llamas_own_log_comes_only_when_asked_for(run: Run) -> None:
-    assert len(run("edge-vqa", "ask", HORSE, QUESTION).stderr.splitlines()) == 1
-    assert "llama_model_loader" in run("edge-vqa", "ask", HORSE, QUESTION, "--verbose").stderr
+    assert len(run("edge-vqa", "ask", PRICE, QUESTION).stderr.splitlines()) == 1
+    assert "llama_model_loader" in run("edge-vqa", "ask", PRICE, QUESTION, "--verbose").stderr
 
 
 def test_debug_shows_the_traceback(run: Run) -> None:
@@ -192,7 +192,7 @@ def test_models_list_show_and_verify(run: Run, copied: Path) -> None:
 
 def test_ctrl_c_ends_cleanly() -> None:
     # many tiles, so that there is time to interrupt; Python itself has started well before half of it is over
-    arguments = ["ask", str(HORSE), QUESTION, "--detail", "high"]
+    arguments = ["ask", str(PRICE), QUESTION, "--detail", "high"]
     took, statuses = wall(arguments, 3), []
     for share in np.linspace(0.6, 1.0, 12):
         command = [str(Path(sys.executable).with_name("edge-vqa")), *arguments]
@@ -211,7 +211,7 @@ def test_version_and_a_closed_pipe(run: Run) -> None:
 
     assert run("edge-vqa", "--version").stdout == f"edge-vqa {__version__}\n"
     program = Path(sys.executable).with_name("edge-vqa")
-    piped = subprocess.run(f"{program} ask {HORSE} '{QUESTION}' --json | true", shell=True, capture_output=True, text=True)
+    piped = subprocess.run(f"{program} ask {PRICE} '{QUESTION}' --json | true", shell=True, capture_output=True, text=True)
     assert "Traceback" not in piped.stderr
 
 
@@ -227,7 +227,7 @@ def wall(arguments: list[str], runs: int = 5) -> float:
 
 def test_help_and_a_cold_question_are_quick() -> None:
     assert (took := wall(["--help"])) <= 0.4, f"--help took {took:.2f} s"
-    assert (took := wall(["ask", str(HORSE), QUESTION])) <= 0.7, f"ask took {took:.2f} s"
+    assert (took := wall(["ask", str(PRICE), QUESTION])) <= 0.7, f"ask took {took:.2f} s"
 
 
 def test_a_cold_question_stays_within_200_megabytes() -> None:
@@ -235,7 +235,7 @@ def test_a_cold_question_stays_within_200_megabytes() -> None:
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(HORSE), QUESTION]
+    command = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(PRICE), QUESTION]
     out = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     peak = int(out.stdout) * unit

@@ -16,7 +16,7 @@ from edge_vqa.picture import open_picture
 from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
 from tests.conftest import EXAMPLES, Asked, Run, edit_manifest
 
-HORSE = EXAMPLES / "horse.png"
+PRICE = EXAMPLES / "price.png"
 
 
 def test_most_easy_vqa_questions_are_answered_right(model: Model, easy_questions: list[Asked]) -> None:
@@ -25,8 +25,8 @@ def test_most_easy_vqa_questions_are_answered_right(model: Model, easy_questions
 
 
 def test_an_answer_says_what_it_is(model: Model) -> None:
-    answer = model.ask(HORSE, "what is this?")
-    assert answer.text == answer.candidate == "horse"
+    answer = model.ask(PRICE, "how much is it?")
+    assert answer.text == answer.candidate == "$4.50"
     assert not answer.abstained and answer.calibrated and answer.risk_target == 0.05
     assert answer.confidence >= (answer.threshold or 2)
     assert answer.confidence_method == "selector"
@@ -35,12 +35,12 @@ def test_an_answer_says_what_it_is(model: Model) -> None:
 
 
 def test_an_abstention_withholds_the_text_and_keeps_the_candidate(model: Model) -> None:
-    answer = model.ask(HORSE, "what is this?", threshold=1.0)
-    assert answer.abstained and answer.text is None and answer.candidate == "horse" and not answer.calibrated
+    answer = model.ask(PRICE, "how much is it?", threshold=1.0)
+    assert answer.abstained and answer.text is None and answer.candidate == "$4.50" and not answer.calibrated
 
 
 def test_a_stream_yields_tokens_then_one_verdict(model: Model) -> None:
-    *tokens, verdict = model.stream(HORSE, "what is this?")
+    *tokens, verdict = model.stream(PRICE, "how much is it?")
     assert all(isinstance(token, Token) for token in tokens)
     assert isinstance(verdict, Verdict)
     assert "".join(token.text for token in tokens if isinstance(token, Token)).strip() == verdict.answer.candidate
@@ -55,13 +55,13 @@ def test_the_same_question_gets_the_same_decision_however_it_is_asked(
 ) -> None:
     import json
 
-    asked = [(HORSE, "what is this?"), (HORSE, "can it fly?"), *((p, q) for _, p, q, _ in easy_questions[:3])]
+    asked = [(PRICE, "how much is it?"), (PRICE, "can it fly?"), *((p, q) for _, p, q, _ in easy_questions[:3])]
     first = [model.ask(path, question) for path, question in asked]
     for _, path, question, _ in easy_questions[50:80]:
         model.ask(path, question)
     again = [model.ask(path, question) for path, question in asked]
-    with model.open(HORSE) as picture:
-        prefix = [picture.ask(question) for path, question in asked if path == HORSE]
+    with model.open(PRICE) as picture:
+        prefix = [picture.ask(question) for path, question in asked if path == PRICE]
     fresh = [json.loads(run("edge-vqa", "ask", p, q, "--json", "--show-candidate").stdout) for p, q in asked]
     for one, other in zip([*first, *first[:2]], [*again, *prefix], strict=True):
         assert decision(one) == decision(other)
@@ -78,17 +78,17 @@ def test_the_picture_is_encoded_once_for_many_questions(model: Model, monkeypatc
     assert tower is not None
     real = tower.encode
     monkeypatch.setattr(tower, "encode", lambda tile: calls.append(1) or real(tile))
-    with model.open(HORSE) as picture:
+    with model.open(PRICE) as picture:
         picture.ask("what is this?")
         picture.ask("is it an animal?")
-    model.ask(HORSE, "is there a horse?")
+    model.ask(PRICE, "is there a price?")
     assert len(calls) == 1
-    model.ask(HORSE, "is there a horse?", detail="high")
+    model.ask(PRICE, "is there a price?", detail="high")
     assert len(calls) > 2
 
 
 def test_an_open_picture_answers_about_itself_after_another_was_asked(model: Model) -> None:
-    with model.open(HORSE) as picture:
+    with model.open(PRICE) as picture:
         before = picture.ask("what is this?")
         model.ask(EXAMPLES / "shape.png", "what is this?")
         after = picture.ask("what is this?")
@@ -114,31 +114,31 @@ def test_threads_take_turns_and_get_their_own_answers(model: Model, easy_questio
 
 
 def test_a_question_inside_an_open_stream_is_refused_and_the_stream_can_be_closed(model: Model) -> None:
-    stream = model.stream(HORSE, "what is this?")
+    stream = model.stream(PRICE, "how much is it?")
     next(stream)
     with pytest.raises(EdgeVqaError, match="still open"):
-        model.ask(HORSE, "what is this?")
+        model.ask(PRICE, "how much is it?")
     stream.close()  # type: ignore[attr-defined]
-    assert model.ask(HORSE, "what is this?").candidate == "horse"
+    assert model.ask(PRICE, "how much is it?").candidate == "$4.50"
 
 
 def test_closing_a_model_ends_its_stream_and_later_questions_are_refused() -> None:
     model = load("mini")
-    stream = model.stream(HORSE, "what is this?")
+    stream = model.stream(PRICE, "how much is it?")
     next(stream)
     model.close()
     model.close()
     assert list(stream) == []
     with pytest.raises(EdgeVqaError, match="closed"):
-        model.ask(HORSE, "what is this?")
+        model.ask(PRICE, "how much is it?")
 
 
 def test_an_error_in_mid_stream_frees_the_turn(model: Model) -> None:
-    stream = model.stream(HORSE, "what is this?")
+    stream = model.stream(PRICE, "how much is it?")
     next(stream)
     with pytest.raises(RuntimeError):
         stream.throw(RuntimeError("stop"))  # type: ignore[attr-defined]
-    assert model.ask(HORSE, "what is this?").candidate == "horse"
+    assert model.ask(PRICE, "how much is it?").candidate == "$4.50"
 
 
 def resident() -> int:
@@ -163,7 +163,7 @@ def test_memory_stays_flat_over_200_questions_and_over_reloading(easy_questions:
     for _ in range(5):
         for _ in range(10):
             with load("mini") as model:
-                model.ask(HORSE, "what is this?")
+                model.ask(PRICE, "how much is it?")
         sizes.append(resident())
     growth = [after - before for before, after in pairwise(sizes)]
     assert min(growth) < 2_000_000, f"bytes more after each ten loads: {growth}"
@@ -179,7 +179,7 @@ def shown(model: Model, pieces: list[Text | Tile]) -> str:
 def test_the_rendered_prompt_is_smolvlms_chat_form(model: Model, mini: Bundle) -> None:
     prompt, pixels = mini.manifest.prompt, mini.manifest.runtime.preprocessing
     fence = "<fake_token_around_image>"
-    low = picture_pieces(open_picture(HORSE), "low", prompt, pixels)
+    low = picture_pieces(open_picture(PRICE), "low", prompt, pixels)
     assert shown(model, low) == f"<|im_start|>User:{fence}<global-img>[tile]{fence}"
     wide = open_picture(np.zeros((10, 64, 3), np.uint8))
     high = picture_pieces(wide, "high", prompt, pixels)
@@ -208,40 +208,40 @@ def test_special_tokens_in_a_question_stay_plain_text(model: Model, mini: Bundle
     special |= {engine.tokenize(text, special=True)[0] for text in ("<fake_token_around_image>", "<row_1_col_1>")}
     assert not set(tokens) & special
     assert b"".join(engine.piece(token) for token in tokens).decode() == " ".join(hostile.split())
-    assert model.ask(HORSE, hostile).trace.image_tokens == 16
+    assert model.ask(PRICE, hostile).trace.image_tokens == 16
 
 
 @pytest.mark.parametrize("question", ["", "  \n\t", "\0"])
 def test_an_empty_question_is_refused(model: Model, question: str) -> None:
     with pytest.raises(EdgeVqaError, match="the question is empty"):
-        model.ask(HORSE, question)
+        model.ask(PRICE, question)
 
 
 def test_a_question_longer_than_the_context_is_refused_and_the_next_one_answered(model: Model) -> None:
     with pytest.raises(EdgeVqaError, match=r"the question needs .* tokens, the context holds"):
-        model.ask(HORSE, "what is this? " * 1000)
-    assert model.ask(HORSE, "what is this?").candidate == "horse"
+        model.ask(PRICE, "what is this? " * 1000)
+    assert model.ask(PRICE, "how much is it?").candidate == "$4.50"
 
 
 def test_odd_characters_are_asked_as_they_are(model: Model) -> None:
     for question in ("🚀 was ist das? ✅", "\ud800 broken", "ជំរាបសួរ", "a" * 300):
-        assert model.ask(HORSE, question).trace.prompt_tokens > 16
+        assert model.ask(PRICE, question).trace.prompt_tokens > 16
 
 
 @pytest.mark.parametrize("settings", [{"detail": "huge"}, {"max_tokens": 0}, {"risk": 0.0001}])
 def test_impossible_settings_are_refused(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(EdgeVqaError):
-        model.ask(HORSE, "what is this?", **settings)  # type: ignore[arg-type]
+        model.ask(PRICE, "how much is it?", **settings)  # type: ignore[arg-type]
 
 
 def test_a_budget_of_one_token_is_kept(model: Model) -> None:
-    answer = model.ask(HORSE, "what is this?", max_tokens=1)
+    answer = model.ask(PRICE, "how much is it?", max_tokens=1)
     assert len(answer.trace.tokens) == 1 and not answer.trace.ended and not answer.calibrated
 
 
 def test_another_kv_type_is_uncalibrated_and_an_unknown_one_refused() -> None:
     with load("mini", kv_type="q8_0") as model:
-        assert not model.ask(HORSE, "what is this?").calibrated
+        assert not model.ask(PRICE, "how much is it?").calibrated
     with pytest.raises(EdgeVqaError, match="'q1' is unknown"):
         load("mini", kv_type="q1")
 

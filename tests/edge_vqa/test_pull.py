@@ -62,8 +62,8 @@ def test_a_gguf_pair_becomes_a_bundle_that_answers(pull: Pull, run: Run, tmp_pat
     assert (ours.before, ours.question, ours.after, ours.stop) == (theirs.before, theirs.question, theirs.after, theirs.stop)
     assert not (home / ".pulling").exists() or not any((home / ".pulling").iterdir())
     environment = os.environ | {"EDGE_VQA_HOME": str(home)}
-    asked = run("edge-vqa", "ask", EXAMPLES / "horse.png", "what is this?", "-m", "Mini", "--no-gate", env=environment)
-    assert asked.stdout == "horse\n", asked.stderr
+    asked = run("edge-vqa", "ask", EXAMPLES / "price.png", "how much is it?", "-m", "Mini", "--no-gate", env=environment)
+    assert asked.stdout == "$4.50\n", asked.stderr
     assert "Mini" in run("edge-vqa", "models", "list", env=environment).stdout
     assert "intact" in run("edge-vqa", "models", "verify", "Mini", env=environment).stdout
     assert "exists already" in one_line(pull("someone/Mini-GGUF"))
