@@ -41,7 +41,7 @@ def model() -> Iterator[Model]:
 def f32_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint in f32, for comparison with `transformers`."""
     folder = tmp_path_factory.mktemp("bundles") / "mini-f32"
-    convert(CHECKPOINT, folder, Options(quant="f32", vision_type="f32", max_tokens=8))
+    convert(CHECKPOINT, folder, Options(quant="f32", vision_type="f32", max_tokens=12))
     return bundles.read(folder)
 
 

@@ -85,7 +85,7 @@ def sheet() -> None:
 
     from edge_vqa import load
 
-    figure, axes = pyplot.subplots(2, 4, figsize=(11, 6.6), dpi=110)
+    figure, axes = pyplot.subplots(2, 4, figsize=(11, 6.8), dpi=110)
     with load("mini") as model:
         for axis, (name, asked) in zip(axes.flat, ASKED.items(), strict=True):
             axis.imshow(Image.open(EXAMPLES / f"{name}.png"))
@@ -100,7 +100,7 @@ def sheet() -> None:
                 axis.text(0, -0.075 - row * 0.21, question, transform=axis.transAxes, fontsize=9)
                 colour = "#8a5a00" if answer.abstained else "#0b6b3a"
                 axis.text(0, -0.165 - row * 0.21, said, transform=axis.transAxes, fontsize=9, color=colour, weight="bold")
-    figure.subplots_adjust(left=0.02, right=0.98, top=0.98, bottom=0.2, hspace=0.75, wspace=0.12)
+    figure.subplots_adjust(left=0.02, right=0.98, top=0.98, bottom=0.22, hspace=0.75, wspace=0.12)
     figure.savefig(SHEET, metadata={"Software": None})
 
 

@@ -285,7 +285,7 @@ def test_a_pair_of_an_unknown_projector_runs_as_llama_cpp_cuts_pictures(tmp_path
     plain = tmp_path / "plain.jinja"
     plain.write_text("{% for m in messages %}User:{{ m['content'] }}{% endfor %}<end_of_utterance>\nAssistant:")
     template = plain.read_text()
-    options = Options(quant="keep", chat_template=template, max_tokens=8)
+    options = Options(quant="keep", chat_template=template, max_tokens=12)
     manifest = convert(f32_bundle.files["lm"], tmp_path / "kept", options)
     assert manifest.runtime.preprocessing.method == "native"
     assert manifest.prompt.before.endswith("User:") and manifest.prompt.question == "{question}"
@@ -343,7 +343,7 @@ def test_compare_measures_what_quantisation_costs(run: Run, tmp_path: Path, easy
     ]
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
     for quant in ("f16", "q8_0", "q2_k"):
-        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, vision_type="f16", max_tokens=8))
+        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, vision_type="f16", max_tokens=12))
     folders = [tmp_path / quant for quant in ("f16", "q8_0", "q2_k")]
     command = ("edge-vqa-convert", "compare", *folders, "--data", tmp_path / "q.jsonl")
     result = run(*command, "-o", tmp_path / "out")

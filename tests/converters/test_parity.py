@@ -71,7 +71,7 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
     processor = Idefics3ImageProcessorPil.from_pretrained(CHECKPOINT)
     for size in ((64, 64), (300, 120), (90, 210), (451, 300)):
         image = Image.open(EXAMPLES / "cat.jpg").resize(size)
-        rows, whole = slices(open_picture(image), Preprocessing(tile=64, longest_edge=256, tile_tokens=16))
+        rows, whole = slices(open_picture(image), Preprocessing(tile=128, longest_edge=512, tile_tokens=16))
         ours = np.stack([*(tile for row in rows for tile in row), whole])
         made = processor(image, do_image_splitting=True, return_tensors="np")["pixel_values"][0]
         theirs = np.round((made.transpose(0, 2, 3, 1) * 0.5 + 0.5) * 255)

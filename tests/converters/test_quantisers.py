@@ -45,7 +45,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mini_model() -> Iterator[Model]:
-    with opened(CHECKPOINT, Options(max_tokens=8)) as model:
+    with opened(CHECKPOINT, Options(max_tokens=12)) as model:
         yield model
 
 
@@ -185,7 +185,7 @@ def test_hqq_writes_what_it_optimised() -> None:
 
 def test_hqqs_file_differs_from_plain_q4_1_in_its_blocks_only(tmp_path: Path) -> None:
     for quant in ("hqq:q4_1", "rtn:q4_1"):
-        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, name="same", max_tokens=8))
+        convert(CHECKPOINT, tmp_path / quant, Options(quant=quant, name="same", max_tokens=12))
     ours, plain = (gguf.GGUFReader(tmp_path / q / "lm.gguf") for q in ("hqq:q4_1", "rtn:q4_1"))
     for a, b in zip(ours.tensors, plain.tensors, strict=True):
         assert (a.name, a.tensor_type) == (b.name, b.tensor_type)
@@ -226,7 +226,7 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
 def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
     checkpoint = CHECKPOINT if kind == "mini" else make(tmp_path / "checkpoint", kind)
     photo, rng = open_picture(EXAMPLES / "cat.jpg"), np.random.default_rng(3)
-    options = Options(quant="f32", vision_type="f32", max_tokens=8, force=True)
+    options = Options(quant="f32", vision_type="f32", max_tokens=12, force=True)
     with opened(checkpoint, options) as model:
         decoder, scales = decoder_of(model.lm), {}
         for layer in range(decoder.layers):
@@ -274,7 +274,7 @@ def test_every_calibrated_method_makes_a_bundle_that_answers(method: str, asked:
     import edge_vqa
 
     type_ = "q4_1" if "hqq" in method else "q4_0"
-    manifest = convert(CHECKPOINT, tmp_path / "b", Options(quant=f"{method}:{type_}", calibration=asked, max_tokens=8))
+    manifest = convert(CHECKPOINT, tmp_path / "b", Options(quant=f"{method}:{type_}", calibration=asked, max_tokens=12))
     assert manifest.quantisation.method == method and manifest.quantisation.calibration == "questions.jsonl"
     with edge_vqa.load(tmp_path / "b") as model:
         assert model.ask(EXAMPLES / "price.png", "how much is it?", gate=False).text == "$4.50"

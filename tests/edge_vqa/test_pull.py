@@ -52,7 +52,7 @@ def pull(hub: Hub, run: Run, tmp_path: Path) -> Pull:
 def test_a_gguf_pair_becomes_a_bundle_that_answers(pull: Pull, run: Run, tmp_path: Path, mini: Bundle) -> None:
     result = pull("someone/Mini-GGUF")
     assert result.returncode == 0, result.stderr
-    assert "Mini: Mini-GGUF, Mini-Q4_K_M, 5.4 MB, licence apache-2.0" in result.stdout
+    assert "Mini: Mini-GGUF, Mini-Q4_K_M, 7.5 MB, licence apache-2.0" in result.stdout
     home = tmp_path / "home"
     manifest = bundles.read(home / "Mini").manifest
     assert manifest.files["lm"].sha256 == mini.manifest.files["lm"].sha256

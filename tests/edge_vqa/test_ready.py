@@ -34,7 +34,7 @@ def test_a_header_holds_metadata_and_tensors(mini: Bundle) -> None:
 
 
 def test_the_embedded_pair_is_described_as_its_manifest_says(mini: Bundle) -> None:
-    architecture, pixels, prompt = ready.describe(*headers(mini), max_tokens=8)
+    architecture, pixels, prompt = ready.describe(*headers(mini), max_tokens=12)
     assert (architecture, pixels, prompt) == ("idefics3", mini.manifest.runtime.preprocessing, mini.manifest.prompt)
 
 
