@@ -1,6 +1,6 @@
 """What each quantisation method costs the embedded model.
 
-    python -m recipes.mini.quantisation                 about 25 minutes; goes on where it was interrupted
+    python -m recipes.mini.quantisation                 about 10 minutes; goes on where it was interrupted
 
 Splits: MBQ calibrates on 128 questions drawn from the Selector's training mix; everything is measured on every eighth question
 of the test mix. No choice was made on the test mix; methods were tried on other questions of the Selector's mix.
