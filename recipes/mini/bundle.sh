@@ -4,7 +4,7 @@
 set -eu
 bin=$1 bundle=$2 questions=build/mini/questions traces=build/mini
 "$bin"/edge-vqa-convert recipes/mini/checkpoint -o "$bundle" --force --quant rtn:q4_k_m --vision-type q8_0 \
-    --name mini --bundle-version 2 --licence Apache-2.0 --source recipes/mini --max-tokens 12 \
+    --name mini --bundle-version 3 --licence Apache-2.0 --source recipes/mini --max-tokens 12 \
     --description "the embedded model: everyday things, shapes, writing, ten kinds of photos"
 "$bin"/edge-vqa-selector collect "$bundle" $questions/selector.jsonl -o $traces/selector_traces.npz
 "$bin"/edge-vqa-selector train $traces/selector_traces.npz -o $traces/selector.npz

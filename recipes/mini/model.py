@@ -111,22 +111,30 @@ def vision(model: Idefics3ForConditionalGeneration, images: Tensor, keep: Tensor
 
 class Probe(nn.Module):
     """Linear heads on the ViT's states, a teacher signal for the vision tower; not part of the shipped model: the class of
-    a photo from the mean state, what each half of a patch shows from that patch's state."""
+    a photo from the mean state; from a patch's state what each half of it shows, and whether it holds the middle of a thing.
+    The latter also add up to the number of things, so that the language model can count by adding up patches."""
 
     def __init__(self, width: int, classes: int, seen: int) -> None:
         super().__init__()
         self.seen = seen
         self.photo, self.patch = nn.Linear(width, classes), nn.Linear(width, 2 * seen)
+        self.middle = nn.Linear(width, 1)
 
-    def loss(self, states: Tensor, photo: Tensor, patch: Tensor) -> Tensor:
-        """Mean cross-entropy; a label of -100 does not count. photo [b], patch [b, patches, 2]."""
+    def loss(self, states: Tensor, photo: Tensor, patch: Tensor, middle: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy; a label of -100 does not count. photo [b], patch [b, patches, 2], middle [b, patches]."""
         total = functional.cross_entropy(self.photo(states.float().mean(1)), photo, label_smoothing=0.1)
         some = (patch[..., 0] >= 0).any(1)
         logits = self.patch(states[some]).float().reshape(-1, self.seen)
         patch = patch[some].reshape(-1)
         weight = torch.where(patch > 0, 1.0, 0.15)  # most of a picture is background
         each = functional.cross_entropy(logits, patch, reduction="none")
-        return total + (each * weight).sum() / weight.sum()
+        total = total + (each * weight).sum() / weight.sum()
+        if middle is not None:
+            known = middle[:, 0] >= 0
+            logits, middle = self.middle(states[known]).float()[..., 0], middle[known]  # [b, patches]
+            total = total + 4 * functional.binary_cross_entropy_with_logits(logits, middle)
+            total = total + 0.2 * functional.smooth_l1_loss(logits.sigmoid().sum(1), middle.sum(1))
+        return total
 
 
 def packed_mask(segments: Tensor) -> Tensor:

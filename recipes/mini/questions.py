@@ -140,7 +140,7 @@ class Asker:
         if not items:
             return self._empty(n)
         draws: list[tuple[float, Callable[[], Question | None]]] = [
-            (0.04 if len(items) == 1 else 0.25, lambda: self.count(items)),
+            (0.04 if len(items) == 1 else 0.50, lambda: self.count(items)),
             (0.17, lambda: self.is_there(items)),
             (0.10, lambda: self.absent_thing(tuple(i.name for i in items))),
             (0.01, self.absent_text),

@@ -1,6 +1,6 @@
 """Stage 2: the whole model, all questions of a picture packed behind one image prefix.
 
-    python -m recipes.mini.train --steps 3400
+    python -m recipes.mini.train --steps 4750
 
 Starts from stage 1's vision tower (`build/mini/pretrain.pt`), resumes from `build/mini/train.pt`, and writes the averaged
 weights as a bf16 checkpoint to `recipes/mini/checkpoint/` when it is through. The learning rate is flat until the last
@@ -47,6 +47,17 @@ def easy_questions(split: str) -> dict[int, list[Question]]:
     return asked
 
 
+def middles(scene: scenes.Scene) -> Tensor:
+    """Which patches hold the middle of a thing [patches]; -100 where that means nothing."""
+    side, size = scenes.SIZE // model.SHIPPED.patch, model.SHIPPED.patch
+    found = torch.zeros(side, side)
+    if scene.kind in ("photo", "writing"):
+        return found.flatten() - 100
+    for item in scene.items:
+        found[min(side - 1, int(item.y / size)), min(side - 1, int(item.x / size))] = 1
+    return found.flatten()
+
+
 def easy(line: str) -> bool:
     """One thing alone, or a number, price or time: learned early, so half of those pictures do."""
     scene = scenes.from_line(line)
@@ -66,11 +77,11 @@ class Source(pretrain.Source):
             for kind, lines in self.described.items()
         }
 
-    def questions(self, step: int) -> tuple[Tensor, Tensor, Tensor, Asked]:
-        """Pixels [b, 3, 128, 128]; labels for the recognition heads as in stage 1; the questions of each picture."""
+    def questions(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Asked]:
+        """Pixels [b, 3, 128, 128]; labels for the recognition heads as in stage 1, and `middles`; each picture's questions."""
         random, generator = Random(f"questions {step}"), torch.Generator().manual_seed(10**6 + step)
         patches = model.SHIPPED.patches
-        images, classes, patch, asked = [], [], [], []
+        images, classes, patch, middle, asked = [], [], [], [], []
         for kind, n in BATCH.items():
             photo_classes, seen = torch.full((n,), -100), torch.full((n, patches, 2), -100)  # no label
             described: list[scenes.Scene] = []
@@ -91,10 +102,11 @@ class Source(pretrain.Source):
                 seen = torch.from_numpy(self.scenes[kind].labels[numbers].astype(np.int64)).reshape(n, patches, 2)
                 described = [scenes.from_line(self.described[kind][number]) for number in numbers]
             asked += [questions.ask(scene, PER_PICTURE, random, "train") for scene in described]
+            middle += [middles(scene) for scene in described] or [torch.full((patches,), -100.0)] * n
             classes.append(photo_classes)
             patch.append(seen)
         pixels = model.pixels(augment.camera(torch.cat(images), generator))
-        return pixels, torch.cat(classes), torch.cat(patch), asked
+        return pixels, torch.cat(classes), torch.cat(patch), torch.stack(middle), asked
 
 
 def forward(net: Idefics3ForConditionalGeneration, images: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
@@ -176,7 +188,7 @@ def save(net: Idefics3ForConditionalGeneration, words: PreTrainedTokenizerFast) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3400)
+    parser.add_argument("--steps", type=int, default=4750)
     parser.add_argument("--lr", type=float, default=2e-3, help="of the language model; the vision tower takes half")
     parser.add_argument("--decay", type=float, default=0.22, help="share of the steps, at the end, in which the rate falls")
     args = parser.parse_args()
@@ -185,7 +197,7 @@ def main() -> None:
     tower = net.model.vision_model
     first = 0
     saved = torch.load(CHECKPOINT if CHECKPOINT.exists() else pretrain.CHECKPOINT, weights_only=True)
-    probe.load_state_dict(saved["probe"])
+    probe.load_state_dict(saved["probe"], strict="middle.weight" in saved["probe"])  # stage 1 does not have that head
     ours = set(tower.parameters())
     groups = {scale: [(n, p) for n, p in net.named_parameters() if (p in ours) == (scale == 0.5)] for scale in (0.5, 1.0)}
     opts = []
@@ -213,14 +225,14 @@ def main() -> None:
         for opt in opts:
             for group in opt.param_groups:
                 group["lr"] = group["base"] * pretrain.trapezoid(step, args.steps, final=0.0, decay=args.decay)
-        images, classes, patch, asked = source.questions(step)
+        images, classes, patch, middle, asked = source.questions(step)
         packed = packer(asked, LIMIT)
         states, logits = forward(net, images, packed)
         where = packed.targets != IGNORE
         each = functional.cross_entropy(logits, packed.targets[where], reduction="none")
         answer_loss = (each * packed.weights[where]).sum() / packed.weights[where].sum()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = answer_loss + 0.5 * probe.loss(states, classes, patch)
+            loss = answer_loss + 0.5 * probe.loss(states, classes, patch, middle)
         loss.backward()
         again = source.batch(step, counts=ALONE)
         (0.5 * pretrain.recognition_loss(net, probe, *again, model.SHIPPED.patches // 2)).backward()

@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from recipes.mini import nouns, questions, scenes, tokenizer
+from recipes.mini import nouns, questions, scenes, tokenizer, train
 from recipes.mini.packing import Packer
 from recipes.mini.wordings import WORDINGS
 
@@ -116,3 +116,13 @@ def test_scenes_are_drawn_alike_from_one_seed_and_objects_do_not_touch() -> None
         for a, b in combinations(first.scene.items, 2):
             assert max(abs(a.x - b.x), abs(a.y - b.y)) >= (min(a.side, 84) + min(b.side, 84)) / 2 - 0.2
         assert (first.labels > 0).any()
+
+
+def test_every_thing_has_its_middle_in_one_patch() -> None:
+    for seed in range(40):
+        scene = things(Random(seed))
+        found = train.middles(scene)
+        assert found.shape == (64,) and found.sum() == len(scene.items)
+    (patch,) = train.middles(scenes.Scene("things", (scenes.Item("dog", 20, 100, 40),))).nonzero()
+    assert patch.item() == 6 * 8 + 1  # row 6, column 1
+    assert (train.middles(train.photo(3)) < 0).all(), "a photo's middle means nothing"
