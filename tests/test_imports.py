@@ -33,6 +33,7 @@ ORDER = (
     ("prompt", "vision", "confidence", "gate"),
     ("engine",),
     ("model",),
+    ("batch",),
     ("cli",),
 )
 
