@@ -56,12 +56,6 @@ class Outcome:
         return self.answered + self.abstained + self.failed
 
 
-def missing(questions: Sequence[Question]) -> list[Question]:
-    """Questions whose picture is no file."""
-    there: dict[Path, bool] = {}
-    return [q for q in questions if not there.setdefault(q.image, q.image.is_file())]
-
-
 def run(
     model: Model,
     questions: Sequence[Question],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from edge_vqa.model import Answer
+    from edge_vqa.questions import Question
 
 ABSTAINED = 3
 
@@ -50,6 +51,7 @@ DetailOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
 TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
+SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
@@ -163,7 +165,7 @@ def batch(
     threshold: ThresholdOption = None,
     no_gate: NoGateOption = False,
     show_candidate: CandidateOption = False,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
+    skip_missing: SkipOption = False,
     detail: DetailOption = None,
     threads: ThreadsOption = None,
     max_tokens: TokensOption = None,
@@ -174,18 +176,9 @@ def batch(
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import batch as batches
-    from edge_vqa import questions as files
     from edge_vqa.model import load
 
-    asked = files.read(questions)
-    if missing := batches.missing(asked):
-        if not skip_missing:
-            some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise EdgeVqaError(
-                f"{len(missing)} of {len(asked)} pictures are missing ({some})", "--skip-missing leaves them out"
-            )
-        gone = {q.question_id for q in missing}
-        asked = [q for q in asked if q.question_id not in gone]
+    asked, missing = _questions(questions, skip_missing)
     settings = batches.Settings(risk, threshold, not no_gate, detail, max_tokens, show_candidate)
     _busy(f"loading {model or 'the embedded model'} ...")
     with load(model, threads=threads) as loaded:
@@ -203,6 +196,75 @@ def batch(
     if outcome.failed:
         print(f"edge-vqa: first failure: {outcome.first_failure}", file=sys.stderr)
         raise typer.Exit(1)
+
+
+@app.command(
+    "eval",
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa eval questions.jsonl -o report/\n
+  edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
+Interrupted? The same command again goes on where it stopped (answers.jsonl in the folder).
+""",
+)
+def eval_(
+    questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT/", help="Folder for the report.")],
+    model: ModelOption = None,
+    skip_missing: SkipOption = False,
+    threads: ThreadsOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure accuracy and reliability on labelled questions, and write a report."""
+    del debug  # read by errors.run
+
+    from edge_vqa import batch as batches
+    from edge_vqa import evaluation, report
+    from edge_vqa.model import load
+
+    asked, missing = _questions(questions, skip_missing, labelled=True)
+    if output.exists() and not output.is_dir():
+        raise EdgeVqaError(f"{output} is not a folder", "choose another place")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
+    _busy(f"loading {model or 'the embedded model'} ...")
+    with load(model, threads=threads) as loaded, _progress() as bars:
+        _busy("")
+        bundle = loaded.bundle
+        task = bars.add_task("asking", total=len(asked))
+        settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
+        batches.run(loaded, asked, answers, settings, lambda done: bars.update(task, completed=len(done)))
+        judged, cases = evaluation.judge(asked, answers)
+        task = bars.add_task("intervals", total=None)
+        found = evaluation.evaluate(
+            judged, bundle.manifest.operating_points, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    subject = report.Subject(bundle.name, questions.stem, len(asked) - len(cases), len(missing))
+    files = report.write(output, subject, found, judged, cases)
+    if json_:
+        print(report.as_json(subject, found), end="")
+        return
+    for line in report.lines(found):
+        print(line)
+    print(f"{files[-1]}", file=sys.stderr)
+
+
+def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
+    """Questions to ask, and those left out because their picture is missing."""
+    from edge_vqa import questions as files
+
+    asked = files.read(path, labelled=labelled)
+    there, missing = files.split_missing(asked)
+    if missing and not skip_missing:
+        some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise EdgeVqaError(f"{len(missing)} of {len(asked)} pictures are missing ({some})", "--skip-missing leaves them out")
+    if not there:
+        raise EdgeVqaError(f"no picture of {path} is there", "pictures are looked for beside the file")
+    return there, missing
 
 
 def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:

@@ -33,7 +33,8 @@ ORDER = (
     ("prompt", "vision", "confidence", "gate"),
     ("engine",),
     ("model",),
-    ("batch",),
+    ("batch", "evaluation"),
+    ("report",),
     ("cli",),
 )
 
