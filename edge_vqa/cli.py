@@ -12,7 +12,10 @@ from edge_vqa import __version__
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from edge_vqa.model import Answer
+    from edge_vqa.questions import Question
 
 ABSTAINED = 3
 
@@ -32,6 +35,23 @@ app.add_typer(models_app, name="models")
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Bundle to ask (default: the embedded one).")
 ]
+RiskOption = Annotated[
+    float | None,
+    typer.Option("--risk", metavar="R", help="Share of wrong answers to accept, from the bundle's operating points."),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", metavar="T", help="Answer when the confidence is at least T (uncalibrated)."),
+]
+NoGateOption = Annotated[bool, typer.Option("--no-gate", help="Always answer, however unsure.")]
+CandidateOption = Annotated[bool, typer.Option("--show-candidate", help="When abstaining, show what would have been said.")]
+DetailOption = Annotated[
+    str | None,
+    typer.Option("--detail", metavar="low|high", help="One tile, or slices too (default: the bundle's)."),
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
+TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
+SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
@@ -63,26 +83,15 @@ def ask(
     image: Annotated[Path, typer.Argument(help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.")],
     question: Annotated[str, typer.Argument(help="The question, in quotes.")],
     model: ModelOption = None,
-    risk: Annotated[
-        float | None,
-        typer.Option(metavar="R", help="Share of wrong answers to accept, from the bundle's operating points."),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="T", help="Answer when the confidence is at least T (uncalibrated).")
-    ] = None,
-    no_gate: Annotated[bool, typer.Option("--no-gate", help="Always answer, however unsure.")] = False,
-    show_candidate: Annotated[
-        bool, typer.Option("--show-candidate", help="When abstaining, show what would have been said.")
-    ] = False,
+    risk: RiskOption = None,
+    threshold: ThresholdOption = None,
+    no_gate: NoGateOption = False,
+    show_candidate: CandidateOption = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come, before the gate decides.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    detail: Annotated[
-        str | None, typer.Option(metavar="low|high", help="One tile, or slices too (default: the bundle's).")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: by model size).")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")
-    ] = None,
+    detail: DetailOption = None,
+    threads: ThreadsOption = None,
+    max_tokens: TokensOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -90,10 +99,7 @@ def ask(
     del debug  # read by errors.run
     if stream and json_:
         raise typer.BadParameter("--stream and --json exclude each other")
-    if (risk is not None) + (threshold is not None) + no_gate > 1:
-        raise typer.BadParameter("--risk, --threshold and --no-gate exclude each other")
-    if detail not in (None, "low", "high"):
-        raise typer.BadParameter("use low or high", param_hint="--detail")
+    _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import native
     from edge_vqa.model import Token, load
@@ -138,6 +144,144 @@ def ask(
             print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
     if answer.abstained:
         raise typer.Exit(ABSTAINED)
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa batch questions.jsonl -o answers.jsonl\n
+  edge-vqa batch questions.jsonl -o answers.jsonl --risk 0.1 --skip-missing\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?"}; image relative to the file.
+A line of ANSWERS has the same question_id, and answer, abstained, confidence, ...; or error.\n
+Interrupted? The same command again goes on where it stopped.\n
+Exit status: 0 all asked, 1 some failed, 2 wrong usage.
+"""
+)
+def batch(
+    questions: Annotated[Path, typer.Argument(help="Questions, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="ANSWERS.jsonl", help="Where the answers go.")],
+    model: ModelOption = None,
+    risk: RiskOption = None,
+    threshold: ThresholdOption = None,
+    no_gate: NoGateOption = False,
+    show_candidate: CandidateOption = False,
+    skip_missing: SkipOption = False,
+    detail: DetailOption = None,
+    threads: ThreadsOption = None,
+    max_tokens: TokensOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Ask all questions of a file; goes on where it was interrupted."""
+    del debug  # read by errors.run
+    _check(risk, threshold, no_gate, detail)
+
+    from edge_vqa import batch as batches
+    from edge_vqa.model import load
+
+    asked, missing = _questions(questions, skip_missing)
+    settings = batches.Settings(risk, threshold, not no_gate, detail, max_tokens, show_candidate)
+    _busy(f"loading {model or 'the embedded model'} ...")
+    with load(model, threads=threads) as loaded:
+        _busy("")
+        for warning in loaded.warnings:
+            print(f"edge-vqa: {warning}", file=sys.stderr)
+        with _progress() as bars:
+            task = bars.add_task("asking", total=len(asked))
+            outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
+    left_out = f", {len(missing)} left out: no picture" if missing else ""
+    print(
+        f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}",
+        file=sys.stderr,
+    )
+    if outcome.failed:
+        print(f"edge-vqa: first failure: {outcome.first_failure}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command(
+    "eval",
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa eval questions.jsonl -o report/\n
+  edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
+Interrupted? The same command again goes on where it stopped (answers.jsonl in the folder).
+""",
+)
+def eval_(
+    questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT/", help="Folder for the report.")],
+    model: ModelOption = None,
+    skip_missing: SkipOption = False,
+    threads: ThreadsOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure accuracy and reliability on labelled questions, and write a report."""
+    del debug  # read by errors.run
+
+    from edge_vqa import batch as batches
+    from edge_vqa import evaluation, report
+    from edge_vqa.model import load
+
+    asked, missing = _questions(questions, skip_missing, labelled=True)
+    if output.exists() and not output.is_dir():
+        raise EdgeVqaError(f"{output} is not a folder", "choose another place")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
+    _busy(f"loading {model or 'the embedded model'} ...")
+    with load(model, threads=threads) as loaded, _progress() as bars:
+        _busy("")
+        bundle = loaded.bundle
+        task = bars.add_task("asking", total=len(asked))
+        settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
+        batches.run(loaded, asked, answers, settings, lambda done: bars.update(task, completed=len(done)))
+        judged, cases = evaluation.judge(asked, answers)
+        task = bars.add_task("intervals", total=None)
+        found = evaluation.evaluate(
+            judged, bundle.manifest.operating_points, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    subject = report.Subject(bundle.name, questions.stem, len(asked) - len(cases), len(missing))
+    files = report.write(output, subject, found, judged, cases)
+    if json_:
+        print(report.as_json(subject, found), end="")
+        return
+    for line in report.lines(found):
+        print(line)
+    print(f"{files[-1]}", file=sys.stderr)
+
+
+def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
+    """Questions to ask, and those left out because their picture is missing."""
+    from edge_vqa import questions as files
+
+    asked = files.read(path, labelled=labelled)
+    there, missing = files.split_missing(asked)
+    if missing and not skip_missing:
+        some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise EdgeVqaError(f"{len(missing)} of {len(asked)} pictures are missing ({some})", "--skip-missing leaves them out")
+    if not there:
+        raise EdgeVqaError(f"no picture of {path} is there", "pictures are looked for beside the file")
+    return there, missing
+
+
+def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:
+    if (risk is not None) + (threshold is not None) + no_gate > 1:
+        raise typer.BadParameter("--risk, --threshold and --no-gate exclude each other")
+    if detail not in (None, "low", "high"):
+        raise typer.BadParameter("use low or high", param_hint="--detail")
+
+
+def _progress() -> Progress:
+    """A progress bar on the terminal; nothing where stderr is a file or a pipe."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    terminal = Console(stderr=True)
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def _busy(doing: str) -> None:

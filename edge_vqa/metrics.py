@@ -114,6 +114,19 @@ def effective_reliability(confidence: Values, accuracy: Values, cost: float, thr
     return float(np.where(c >= threshold, np.where(a > 0, a, -cost), 0.0).mean())
 
 
+def best_threshold(confidence: Values, accuracy: Values, cost: float) -> float:
+    """The threshold with the highest effective reliability Phi_c on these questions; inf (abstain always) where none gains.
+
+    Choose it on other questions than those it is measured on (Whitehead et al., section 3.3).
+    """
+    c, a = _pair(confidence, accuracy)
+    order = np.argsort(-c, kind="stable")
+    c, gains = c[order], np.cumsum(np.where(a[order] > 0, a[order], -cost))
+    last = np.append(np.flatnonzero(np.diff(c)), len(c) - 1)
+    best = int(np.argmax(gains[last]))
+    return float(c[last[best]]) if gains[last[best]] > 0 else float("inf")
+
+
 def aurc(confidence: Values, accuracy: Values) -> float:
     """Area under the risk-coverage curve: the mean, over the questions, of the risk at the coverage that includes it.
 

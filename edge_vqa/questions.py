@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,16 @@ def read(path: Path, *, labelled: bool = False) -> list[Question]:
     if not questions:
         raise EdgeVqaError(f"{path} holds no questions", "give a file of JSON lines")
     return questions
+
+
+def split_missing(questions: Sequence[Question]) -> tuple[list[Question], list[Question]]:
+    """Questions whose picture is a file, and those whose picture is not."""
+    files: dict[Path, bool] = {}
+    there: list[Question] = []
+    missing: list[Question] = []
+    for question in questions:
+        (there if files.setdefault(question.image, question.image.is_file()) else missing).append(question)
+    return there, missing
 
 
 def _parse(entry: object, folder: Path) -> Question:

@@ -33,6 +33,8 @@ ORDER = (
     ("prompt", "vision", "confidence", "gate"),
     ("engine",),
     ("model",),
+    ("batch", "evaluation"),
+    ("report",),
     ("cli",),
 )
 
