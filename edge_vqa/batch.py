@@ -7,6 +7,7 @@ known. Who starts again with the same questions and settings goes on behind the 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import time
@@ -67,10 +68,16 @@ def run(
 
     A picture or question that cannot be used gets a line with `error`, and the rest goes on.
     """
-    gates.choose(
+    gate = gates.choose(
         model.bundle.manifest, model.confidence.name, risk=settings.risk, threshold=settings.threshold, gate=settings.gate
     )  # what is wrong with the settings is said once, not on every line
-    settled = {"model": model.bundle.name, "bundle": model.bundle.fingerprint[0][:16], "asked": _described(settings)}
+    stored = "".join(file.sha256 for _, file in sorted(model.bundle.manifest.files.items()))  # the Selector among them
+    settled = {
+        "model": model.bundle.name,
+        "bundle": hashlib.sha256(stored.encode()).hexdigest()[:16],
+        "threshold": gate.threshold,
+        "asked": _described(settings),
+    }
     with _locked(output) as stream:
         outcome = Outcome()
         for number, line in enumerate(_resumed(stream, output)):

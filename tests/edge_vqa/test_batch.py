@@ -16,9 +16,9 @@ import pytest
 from edge_vqa import batch
 from edge_vqa.batch import Settings
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.model import Model
+from edge_vqa.model import Model, load
 from edge_vqa.questions import Question
-from tests.conftest import EXAMPLES, Run
+from tests.conftest import EXAMPLES, Run, edit_manifest
 
 PICTURES = sorted([*EXAMPLES.glob("*.png"), *EXAMPLES.glob("*.jpg")])
 ASKED = ("what is this?", "how many things are there?", "is there a dog?", "what does the sign say?")
@@ -104,6 +104,17 @@ def test_other_questions_or_settings_are_refused_and_nothing_is_touched(model: M
         with pytest.raises(EdgeVqaError, match=said):
             batch.run(model, other, output, settings)
         assert output.read_bytes() == before
+
+
+def test_answers_of_the_same_bundle_with_another_selector_are_not_gone_on_with(
+    model: Model, copied: Path, tmp_path: Path
+) -> None:
+    questions, output = some(4), tmp_path / "answers.jsonl"
+    batch.run(model, questions[:2], output)
+    edit_manifest(copied, lambda manifest: manifest.update(selector=None, operating_points=[]))
+    edit_manifest(copied, lambda manifest: manifest["files"].pop("selector"))
+    with load(copied) as other, pytest.raises(EdgeVqaError, match="another model"):
+        batch.run(other, questions, output)
 
 
 @pytest.mark.parametrize("content", [b"my diary", b"my diary\n", b'{"question_id": "q0"}\n', b"[1]\n", b"\xff\x00"])
