@@ -75,6 +75,7 @@ def run(
     settled = {
         "model": model.bundle.name,
         "bundle": hashlib.sha256(stored.encode()).hexdigest()[:16],
+        "confidence_method": model.confidence.name,
         "threshold": gate.threshold,
         "asked": _described(settings),
     }
@@ -129,7 +130,6 @@ def _line(answer: Answer, show_candidate: bool) -> dict[str, Any]:
         "candidate": answer.candidate if show_candidate or not answer.abstained else None,
         "abstained": answer.abstained,
         "confidence": answer.confidence,
-        "confidence_method": answer.confidence_method,
         "threshold": answer.threshold,
         "risk_target": answer.risk_target,
         "calibrated": answer.calibrated,

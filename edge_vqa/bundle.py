@@ -28,7 +28,8 @@ MANIFEST = "bundle.json"
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
-ROLES = ("lm", "vision", "selector")
+ROLES = ("lm", "vision", "selector", "selector_early")
+HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
 METHODS = ("tiles", "crop", "dynamic", "native")  # of preprocessing
 
 
@@ -133,6 +134,24 @@ class SelectorInfo:
 
 
 @dataclass(frozen=True)
+class Temperature:
+    """Parameters of the calibrated MaxProb, sigmoid(scale * logit(MaxProb) + bias)."""
+
+    scale: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the calibration questions of a confidence method looked like: how many of them in each bin of the confidence."""
+
+    confidence: str
+    data: str
+    n: int
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """A threshold with the risk it was chosen for. `threshold` is None when no threshold keeps the risk: abstain always."""
 
@@ -176,8 +195,17 @@ class Manifest:
     prompt: Prompt
     runtime: Runtime
     selector: SelectorInfo | None = None
+    selector_early: SelectorInfo | None = None
+    temperature: Temperature | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
+    calibration: tuple[Calibration, ...] = ()
     measured: tuple[Measured, ...] = ()
+
+    @property
+    def selectors(self) -> dict[str, SelectorInfo]:
+        """By the role of its file."""
+        both = {"selector": self.selector, "selector_early": self.selector_early}
+        return {role: info for role, info in both.items() if info is not None}
 
 
 @dataclass(frozen=True)
@@ -259,8 +287,9 @@ def _check(manifest: Manifest) -> None:
     for role in ("lm", "vision"):
         if role not in manifest.files:
             raise ValueError(f"files.{role} is missing")
-    if ("selector" in manifest.files) != (manifest.selector is not None):
-        raise ValueError("files.selector and selector must stand together")
+    for role in ("selector", "selector_early"):
+        if (role in manifest.files) != (role in manifest.selectors):
+            raise ValueError(f"files.{role} and {role} must stand together")
     check_prompt(manifest.prompt)
     pixels = manifest.runtime.preprocessing
     if not (1 <= pixels.tile <= pixels.longest_edge <= 16384 and 1 <= pixels.tile_tokens <= 16384):
@@ -276,8 +305,13 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"operating_points[{number}]: risk and delta must lie between 0 and 1")
         if point.threshold is not None and not 0 <= point.threshold <= 1:
             raise ValueError(f"operating_points[{number}].threshold must lie in 0..1")
-    if manifest.operating_points and sum(p.default for p in manifest.operating_points) != 1:
-        raise ValueError("operating_points: exactly one must be the default")
+    for method in {point.confidence for point in manifest.operating_points}:
+        if sum(point.default for point in manifest.operating_points if point.confidence == method) != 1:
+            raise ValueError(f"operating_points: exactly one of {method} must be the default")
+    for number, seen in enumerate(manifest.calibration):
+        counts = seen.histogram
+        if len(counts) != HISTOGRAM or min(counts) < 0 or sum(counts) != seen.n or not seen.n:
+            raise ValueError(f"calibration[{number}].histogram must hold {HISTOGRAM} counts that add up to n")
 
 
 def parse(text: str) -> Manifest:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_vqa.questions import Question
 
 ABSTAINED = 3
+EARLY = "selector-early"
 
 app = typer.Typer(
     name="edge-vqa",
@@ -51,6 +52,15 @@ DetailOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
 TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
+ConfidenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--confidence",
+        metavar="METHOD",
+        help="maxprob, mean-logprob, entropy, margin, temperature, selector or selector-early (default: the bundle's best).",
+    ),
+]
+WatchOption = Annotated[bool, typer.Option("--watch", help="Count confidences, nothing else, for edge-vqa doctor.")]
 SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
@@ -75,6 +85,7 @@ def common(
 [bold]Examples[/bold]\n
   edge-vqa ask photo.jpg "what is this?"\n
   edge-vqa ask photo.jpg "is there a dog?" --risk 0.05   [dim]# wrong at most 1 time in 20[/dim]\n
+  edge-vqa ask photo.jpg "what is this?" --early         [dim]# abstains before it decodes an answer[/dim]\n
   edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n\n
 Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
 """
@@ -87,11 +98,16 @@ def ask(
     threshold: ThresholdOption = None,
     no_gate: NoGateOption = False,
     show_candidate: CandidateOption = False,
+    confidence: ConfidenceOption = None,
+    early: Annotated[
+        bool, typer.Option("--early", help="Decide after the first token: abstain at once, or print tokens as they come.")
+    ] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come, before the gate decides.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     detail: DetailOption = None,
     threads: ThreadsOption = None,
     max_tokens: TokensOption = None,
+    watch: WatchOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -99,6 +115,13 @@ def ask(
     del debug  # read by errors.run
     if stream and json_:
         raise typer.BadParameter("--stream and --json exclude each other")
+    if early:
+        if confidence not in (None, EARLY) or stream:
+            raise typer.BadParameter("--early streams what it trusts, with the method selector-early; give it alone")
+        confidence = EARLY
+    if confidence == EARLY and show_candidate:
+        raise typer.BadParameter("selector-early abstains before there is a candidate to show")
+    final = confidence == EARLY and not json_  # tokens that come are trusted already
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import native
@@ -109,7 +132,7 @@ def ask(
     native.set_verbose(verbose)
     picture, asked = open_picture(image), clean_question(question)  # bad input is told before a model is loaded
     _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, threads=threads) as loaded:
+    with load(model, confidence=confidence, threads=threads, watch=watch or None) as loaded:
         _busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)
@@ -130,13 +153,13 @@ def ask(
                 _busy("provisional: " if stream else "")
             if not isinstance(event, Token):
                 answer = event.answer
-            elif stream:
+            elif stream or final:
                 print(event.text.lstrip() if first else event.text, end="", flush=True)
         assert answer is not None
         if json_:
             _print_json(as_json(answer, show_candidate=show_candidate))
         else:
-            if stream:
+            if stream or (final and answer.text is not None):
                 print()
             elif answer.text is not None:
                 print(answer.text)
@@ -165,10 +188,12 @@ def batch(
     threshold: ThresholdOption = None,
     no_gate: NoGateOption = False,
     show_candidate: CandidateOption = False,
+    confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
     detail: DetailOption = None,
     threads: ThreadsOption = None,
     max_tokens: TokensOption = None,
+    watch: WatchOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Ask all questions of a file; goes on where it was interrupted."""
@@ -181,7 +206,7 @@ def batch(
     asked, missing = _questions(questions, skip_missing)
     settings = batches.Settings(risk, threshold, not no_gate, detail, max_tokens, show_candidate)
     _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, threads=threads) as loaded:
+    with load(model, confidence=confidence, threads=threads, watch=watch or None) as loaded:
         _busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)
@@ -212,6 +237,7 @@ def eval_(
     questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT/", help="Folder for the report.")],
     model: ModelOption = None,
+    confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
     threads: ThreadsOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
@@ -232,7 +258,7 @@ def eval_(
     except OSError as error:
         raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
     _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, threads=threads) as loaded, _progress() as bars:
+    with load(model, confidence=confidence, threads=threads) as loaded, _progress() as bars:
         _busy("")
         bundle = loaded.bundle
         task = bars.add_task("asking", total=len(asked))
@@ -251,6 +277,35 @@ def eval_(
     for line in report.lines(found):
         print(line)
     print(f"{files[-1]}", file=sys.stderr)
+
+
+@app.command(epilog='Example: EDGE_VQA_WATCH=1 edge-vqa ask photo.jpg "what is this?"; edge-vqa doctor')
+def doctor(model: ModelOption = None, confidence: ConfidenceOption = None, debug: DebugOption = False) -> None:
+    """Look whether confidence on this device still is what it was in calibration (exit status 1: it is not)."""
+    del debug  # read by errors.run
+
+    from edge_vqa import bundle as bundles
+    from edge_vqa import confidence as methods
+    from edge_vqa import watch as watching
+
+    bundle = bundles.read(model)
+    bundles.verify(bundle)
+    method = methods.choose(bundle, confidence).name
+    if not any(c.confidence == method for c in bundle.manifest.calibration):
+        print(f"{bundle.name}: its {method} was not calibrated, so there is nothing to compare with")
+        return
+    drift = watching.compare(bundle, method)
+    if drift is None:
+        seen = len(watching.read(bundle, method))
+        print(f"{bundle.name}: {seen} of the {watching.LEAST} questions needed were watched; --watch or EDGE_VQA_WATCH=1 does")
+        return
+    if not drift.warnings:
+        print(f"{bundle.name}: the last {drift.n} questions look like those of its calibration")
+        return
+    for warning in drift.warnings:
+        print(f"warning: {warning}")
+    print("thresholds may not keep their risk here: fit them to your pictures with edge-vqa-selector fit")
+    raise typer.Exit(1)
 
 
 def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:

@@ -237,7 +237,8 @@ class Engine:
     # -- answer -------------------------------------------------------------------------------------------------------
 
     def answer(self, pieces: Sequence[Text], max_tokens: int) -> Iterator[TokenTrace | Trace]:
-        """Greedy answer to a question on the open picture: its tokens as they come, then one Trace.
+        """Greedy answer to a question on the open picture: a Trace of its first token, then the tokens as they come, then
+        the Trace of all.
 
         Log-probabilities and entropies come from the raw logits of the row that was decoded; nothing else is copied.
         """
@@ -258,10 +259,17 @@ class Engine:
             text += shown
             step = TokenTrace(token, shown, *step_statistics(logits, token))
             steps.append(step)
+            if len(steps) == 1:
+                yield self._trace(steps, hidden, text, ended, cells)
             yield step
         text += decoder.decode(b"", final=True)
+        yield self._trace(steps, hidden, text, ended, cells)
+
+    def _trace(
+        self, steps: list[TokenTrace], hidden: list[npt.NDArray[np.float32]], text: str, ended: bool, cells: int
+    ) -> Trace:
         assert self._image is not None
-        yield Trace(
+        return Trace(
             tokens=tuple(steps),
             text=text.strip(),
             ended=ended,

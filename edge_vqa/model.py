@@ -7,6 +7,7 @@ be read to its end (or closed) before the next question.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -18,16 +19,19 @@ from typing import TypeAlias
 import numpy as np
 
 from edge_vqa import bundle as bundles
+from edge_vqa import confidence as confidences
 from edge_vqa import gate as gates
 from edge_vqa import native
+from edge_vqa import watch as watching
 from edge_vqa.bundle import Bundle
-from edge_vqa.confidence import Confidence, MaxProb, Selector
 from edge_vqa.device import default_threads
 from edge_vqa.engine import Engine
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import ImageSource, Picture, open_picture
 from edge_vqa.prompt import picture_pieces, question_pieces
 from edge_vqa.trace import Timings, TokenTrace, Trace
+
+COUNTED_TOGETHER = 50  # confidences that the drift watch writes at once
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Token:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What came of one question. `text` is None when abstained; `candidate` is what would have been said."""
+    """What came of one question. `text` is None when abstained; `candidate` is what would have been said: empty when an early
+    confidence method abstained before anything was decoded."""
 
     text: str | None
     candidate: str
@@ -69,21 +74,36 @@ Event: TypeAlias = Token | Verdict
 def load(
     name: str | Path | None = None,
     *,
+    confidence: str | None = None,
     threads: int | None = None,
     context: int | None = None,
     kv_type: str = "f16",
     gpu_layers: int = -1,
+    watch: bool | None = None,
 ) -> Model:
     """Load a bundle by path or name; without one, the embedded model.
 
+    confidence: the method that gates, one of `confidence.METHODS` (default: the best that the bundle has). `selector-early`
+    decides after the first token: it abstains without decoding an answer, and the tokens of an answer it trusts are final.
+
     threads: CPU threads (default: by the size of the LM). context: tokens of the KV cache (default: room for the largest
     picture), at most what the LM was trained for. kv_type: f16, f32 (which also makes attention exact) or q8_0; thresholds
-    hold for f16. Raises EdgeVqaError for anything missing, damaged or mismatched.
+    hold for f16. watch: count confidences for the drift watch (`watch.py`; default: when $EDGE_VQA_WATCH is 1). Raises
+    EdgeVqaError for anything missing, damaged or mismatched.
     """
     began = time.perf_counter()
     bundle = bundles.read(name)
     bundles.verify(bundle)
-    return Model(bundle, threads=threads, context=context, kv_type=kv_type, gpu_layers=gpu_layers, began=began)
+    return Model(
+        bundle,
+        confidence=confidence,
+        threads=threads,
+        context=context,
+        kv_type=kv_type,
+        gpu_layers=gpu_layers,
+        watch=watch,
+        began=began,
+    )
 
 
 class Model:
@@ -93,10 +113,12 @@ class Model:
         self,
         bundle: Bundle,
         *,
+        confidence: str | None = None,
         threads: int | None = None,
         context: int | None = None,
         kv_type: str = "f16",
         gpu_layers: int = -1,
+        watch: bool | None = None,
         began: float | None = None,
     ) -> None:
         began = time.perf_counter() if began is None else began
@@ -109,9 +131,11 @@ class Model:
         self._opened: tuple[str, bytes] | None = None
         self._closed = False
         self._kv_type = kv_type
+        self._watch = os.environ.get("EDGE_VQA_WATCH") == "1" if watch is None else watch
+        self._seen: list[float] = []
         if threads is not None and threads < 1:
             raise EdgeVqaError(f"{threads} threads cannot run a model", "give 1 or more")
-        self.confidence: Confidence = Selector(bundle) if manifest.selector else MaxProb()
+        self.confidence = confidences.choose(bundle, confidence)
         self._engine = Engine(
             bundle.files["lm"],
             bundle.files["vision"],
@@ -172,7 +196,10 @@ class Model:
         detail: str | None = None,
         max_tokens: int | None = None,
     ) -> Iterator[Event]:
-        """Like `ask`, token by token: provisional `Token`s as they come, then one `Verdict`."""
+        """Like `ask`, token by token: provisional `Token`s as they come, then one `Verdict`.
+
+        With an early confidence method there are no tokens before it has decided: they are final.
+        """
         manifest = self.bundle.manifest
         chosen = gates.choose(manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate)
         detail = detail or manifest.prompt.detail
@@ -188,32 +215,39 @@ class Model:
                 began = time.perf_counter()
                 self._open(open_picture(image), detail)
                 opened = time.perf_counter()
-                first: float | None = None
+                early = self.confidence.early
                 trace: Trace | None = None
+                first = gating = 0.0
                 for step in self._engine.answer(pieces, limit):
-                    if first is None:
-                        first = time.perf_counter()
                     if isinstance(step, TokenTrace):
                         yield Token(step.text, step.logprob)
-                    else:
-                        trace = step
-                assert trace is not None and first is not None
-                decoded = time.perf_counter()
-                confidence = self.confidence.score(trace)
-                answered = chosen.answers(confidence)
+                        continue
+                    now = time.perf_counter()
+                    first = first or now
+                    if early == (trace is None):  # an early method decides on the first trace, any other on the last
+                        confidence = self.confidence.score(step)
+                        answered = chosen.answers(confidence)
+                        gating = time.perf_counter() - now
+                    trace = step
+                    if early and not answered:
+                        break
+                assert trace is not None
                 ended = time.perf_counter()
                 timings = Timings(
                     load_s=self.load_s,
                     image_s=opened - began,
                     prompt_s=first - opened,
-                    decode_s=decoded - first,
-                    gate_s=ended - decoded,
+                    decode_s=ended - first - gating,
+                    gate_s=gating,
                     total_s=ended - began,
                 )
+                if self._watch and as_calibrated:
+                    self._count(confidence)
+                candidate = "" if early and not answered else trace.text
                 yield Verdict(
                     Answer(
-                        text=trace.text if answered else None,
-                        candidate=trace.text,
+                        text=candidate if answered else None,
+                        candidate=candidate,
                         abstained=not answered,
                         confidence=confidence,
                         confidence_method=self.confidence.name,
@@ -249,6 +283,16 @@ class Model:
         self._engine.open_prefix(picture_pieces(picture, detail, prompt, preprocessing))
         self._opened = key
 
+    def _count(self, confidence: float) -> None:
+        self._seen.append(confidence)
+        if len(self._seen) >= COUNTED_TOGETHER:
+            self._write_counts()
+
+    def _write_counts(self) -> None:
+        if self._seen:
+            watching.record(self.bundle, self.confidence.name, self._seen)
+            self._seen = []
+
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -259,6 +303,7 @@ class Model:
             self._live.close()  # an unfinished stream of this thread ends here
         with self._turn:  # a question of another thread is answered first
             self._closed = True
+            self._write_counts()
             self._engine.close()
 
     def __enter__(self) -> Model:

@@ -10,20 +10,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 
-SCHEMA = 1
+SCHEMA = 2
+FIRST = ("first_logprob", "first_entropy", "first_margin", "first_top5")
 STATISTICS = (
     "joint_logprob",
     "mean_logprob",
     "min_logprob",
-    "first_logprob",
-    "first_entropy",
+    "mean_entropy",
     "max_entropy",
-    "first_margin",
     "min_margin",
-    "first_top5",
     "length",
     "ended",
 )
+EARLY = ("image", "first_hidden", "first_statistics")  # known before the second token is decoded
 
 
 @dataclass(frozen=True)
@@ -87,28 +86,28 @@ def step_statistics(logits: npt.NDArray[np.float32], chosen: int) -> tuple[float
 
 
 def features(trace: Trace) -> dict[str, Array]:
-    """Trace -> the Selector's inputs, schema 1: `image`, `first_hidden`, `answer_hidden` [n_embd], `statistics` [11].
+    """Trace -> named features, schema 2, each [1, d]: `image`, `first_hidden`, `answer_hidden` (d = n_embd),
+    `first_statistics` (`FIRST`) and `statistics` (`STATISTICS`). Those in `EARLY` are the same after one token as at the end.
 
     Source of the choice: Dancette et al., CVPR 2023, section 3.2.
     """
-    tokens = trace.tokens
-    logprobs = [token.logprob for token in tokens]
+    tokens, first = trace.tokens, trace.tokens[0]
+    logprobs, entropies = [token.logprob for token in tokens], [token.entropy for token in tokens]
+    joint = sum(logprobs)
     statistics = (
-        sum(logprobs),
-        sum(logprobs) / len(logprobs),
+        joint,
+        joint / len(tokens),
         min(logprobs),
-        logprobs[0],
-        tokens[0].entropy,
-        max(token.entropy for token in tokens),
-        tokens[0].margin,
+        sum(entropies) / len(tokens),
+        max(entropies),
         min(token.margin for token in tokens),
-        tokens[0].top5,
         float(len(tokens)),
         float(trace.ended),
     )
     return {
-        "image": trace.image,
-        "first_hidden": trace.first_hidden,
-        "answer_hidden": trace.answer_hidden,
-        "statistics": np.array(statistics, np.float32),
+        "image": trace.image[None],
+        "first_hidden": trace.first_hidden[None],
+        "answer_hidden": trace.answer_hidden[None],
+        "first_statistics": np.array([[first.logprob, first.entropy, first.margin, first.top5]], np.float32),
+        "statistics": np.array([statistics], np.float32),
     }

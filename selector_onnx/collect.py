@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +23,7 @@ from edge_vqa.questions import Question
 
 Array = npt.NDArray[np.float32]
 _COLUMNS = ("maxprob", "accuracy", "picture", "question_id", "candidate")
+PART = 500
 
 
 @dataclass(frozen=True)
@@ -56,27 +60,88 @@ class Traces:
 
 
 def collect(
-    model: Model, questions: Sequence[Question], data: str, progress: Callable[[int], None] = lambda done: None
+    model: Model,
+    questions: Sequence[Question],
+    data: str,
+    progress: Callable[[int], None] = lambda done: None,
+    *,
+    keep: Path | None = None,
 ) -> Traces:
-    """Ask every question, always answering. Questions on one picture, when neighbours, encode it once."""
+    """Ask every question, always answering. Questions on one picture, when neighbours, encode it once.
+
+    keep: a folder that holds what is done, a part every `PART` questions, until the end: after an interruption the same call
+    goes on behind the last part. Parts of another bundle or of other questions are thrown away.
+    """
     origin = Origin(model.bundle.name, *model.bundle.fingerprint, trace.SCHEMA, native.version(), data)
-    rows: list[dict[str, Array]] = []
-    maxprob, accuracy, candidates = [], [], []
+    parts = _kept(keep, origin, questions) if keep else []
+    done = sum(map(len, parts))
+    while done < len(questions):
+        part = questions[done : done + PART]
+        parts.append(_ask(model, part, origin, lambda n, before=done: progress(before + n)))  # type: ignore[misc]
+        if keep:
+            save(parts[-1], keep / f"{len(parts) - 1:06}.npz")
+        done += len(part)
+    progress(done)
+    if keep:
+        shutil.rmtree(keep, ignore_errors=True)
+    return join(parts)
+
+
+def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None]) -> Traces:
+    answers = []
     for number, question in enumerate(questions, 1):
-        answer = model.ask(question.image, question.question, gate=False)
-        rows.append(trace.features(answer.trace))
-        maxprob.append(answer.maxprob)
-        accuracy.append(vqa_accuracy(answer.candidate, question.answers))
-        candidates.append(answer.candidate)
+        answers.append(model.ask(question.image, question.question, gate=False))
         progress(number)
+    rows = [trace.features(answer.trace) for answer in answers]
     return Traces(
         origin=origin,
-        features={name: np.stack([row[name] for row in rows]) for name in rows[0]},
-        maxprob=np.array(maxprob, np.float32),
-        accuracy=np.array(accuracy, np.float32),
+        features={name: np.concatenate([row[name] for row in rows]) for name in rows[0]},
+        maxprob=np.array([answer.maxprob for answer in answers], np.float32),
+        accuracy=np.array([vqa_accuracy(a.candidate, q.answers) for a, q in zip(answers, questions, strict=True)], np.float32),
         picture=np.array([str(question.image) for question in questions]),
         question_id=np.array([question.question_id for question in questions]),
-        candidate=np.array(candidates),
+        candidate=np.array([answer.candidate for answer in answers]),
+    )
+
+
+def _kept(folder: Path, origin: Origin, questions: Sequence[Question]) -> list[Traces]:
+    """Parts that an interrupted run over the same questions left."""
+    asked = [[q.question_id, str(q.image), q.question, q.answers] for q in questions]
+    key, of = hashlib.sha256(json.dumps([asdict(origin), asked]).encode()).hexdigest(), folder / "of"
+    parts: list[Traces] = []
+    if of.is_file() and of.read_text() == key:
+        while (path := folder / f"{len(parts):06}.npz").is_file():
+            parts.append(load(path))
+        return parts
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        of.write_text(key)
+    except OSError as error:
+        raise EdgeVqaError(f"{folder} cannot be written ({error.strerror})", "choose another place") from None
+    return parts
+
+
+def join(parts: Sequence[Traces]) -> Traces:
+    """Traces of one bundle, one after the other; the first names the data."""
+    first = parts[0]
+    if any(part.origin.fingerprint != first.origin.fingerprint for part in parts):
+        raise EdgeVqaError("these traces are of several bundles", "collect all of them with one bundle")
+    if len(parts) == 1:
+        return first
+    return Traces(
+        origin=first.origin,
+        features={name: np.concatenate([part.features[name] for part in parts]) for name in first.features},
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS},
+    )
+
+
+def take(traces: Traces, rows: npt.NDArray[Any]) -> Traces:
+    """Some of the traces, by mask or by number."""
+    return Traces(
+        origin=traces.origin,
+        features={name: values[rows] for name, values in traces.features.items()},
+        **{name: getattr(traces, name)[rows] for name in _COLUMNS},
     )
 
 

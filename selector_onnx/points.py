@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_vqa import bundle as bundles
 from edge_vqa.bundle import Bundle, Manifest, OperatingPoint
-from edge_vqa.confidence import MaxProb, Selector
+from edge_vqa.confidence import choose as choose_method
 from edge_vqa.errors import EdgeVqaError
 from selector_onnx.collect import Array, Traces
 from selector_onnx.threshold import METHOD, select_threshold
@@ -19,10 +19,9 @@ def confidences(bundle: Bundle, traces: Traces) -> tuple[str, Array]:
     """The confidence method that the bundle uses, and its confidence [n] for every trace, on the device's own path."""
     if bundle.fingerprint != traces.origin.fingerprint:
         raise EdgeVqaError(f"these traces are of another bundle ({traces.origin.model})", f"collect traces of {bundle.name}")
-    if bundle.manifest.selector is None:
-        return MaxProb.name, traces.maxprob
     bundles.verify(bundle)
-    return Selector.name, Selector(bundle).score_features(traces.features)
+    method = choose_method(bundle)
+    return method.name, method.score_features(traces.features)
 
 
 def choose(bundle: Bundle, traces: Traces, risks: Sequence[float], delta: float, default: float) -> Manifest:

@@ -2,9 +2,11 @@
 
 Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052, section 3) with fixed-sequence testing. The grid of thresholds
 is fixed beforehand. It is walked from strict to lax, and the walk ends at the first threshold at which "the risk is above R"
-cannot be rejected at level delta. It begins where START times as many answers remain as an error-free test needs: a place
-chosen from the confidences alone, never from correctness. Beginning at the very strictest place that could pass would let
-one early error end the walk; the tests show both.
+cannot be rejected at level delta. Where it begins must not depend on the correctness of the calibration answers:
+
+- `promising` chooses the place that is likeliest to pass, from other questions (those that trained the Selector);
+- without those, it begins where START times as many answers remain as an error-free test needs, a place chosen from the
+  confidences alone. Beginning at the very strictest place that could pass would let one early error end the walk.
 
 Calibration questions must be drawn independently (one a picture), from what will be asked. The begin of the walk adds one
 assumption: beyond it, less confidence does not mean fewer errors.
@@ -17,7 +19,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.metrics import Values
+from edge_vqa.metrics import Floats, Values
 
 METHOD = "ltt-fixed-sequence"
 START = 3.0
@@ -30,48 +32,102 @@ def needed(risk: float, delta: float) -> int:
     return math.ceil(math.log(delta) / math.log1p(-risk))
 
 
-def p_value(errors: npt.NDArray[np.float64], risk: float) -> float:
-    """p-value of "the mean error is above `risk`", for independent errors in [0, 1].
+def p_values(errors: Values, answers: Values, risk: float, *, graded: bool) -> Floats:
+    """p-values of "the mean error is above `risk`" for sums of independent errors in [0, 1]; no answers give 1.
 
-    Binary errors: the exact binomial tail. Graded ones: the Hoeffding-Bentkus bound (Bates et al. 2021, section 3.1.1).
+    errors, answers: [...], the sum of the errors and how many there are. Binary errors: the exact binomial tail. Graded
+    ones: the Hoeffding-Bentkus bound (Bates et al. 2021, arXiv 2101.02703, section 3.1.1).
     """
     from scipy.stats import binom
 
-    n, total = len(errors), float(errors.sum())
-    if np.all((errors == 0) | (errors == 1)):
-        return float(binom.cdf(round(total), n, risk))
-    mean = min(total / n, risk)
-    hoeffding = math.exp(-n * _divergence(mean, risk))
-    bentkus = math.e * float(binom.cdf(math.ceil(total), n, risk))
-    return min(1.0, hoeffding, bentkus)
+    total, n = np.asarray(errors, np.float64), np.asarray(answers, np.float64)
+    if not graded:
+        return np.where(n > 0, binom.cdf(np.round(total), n, risk), 1.0)
+    mean = np.minimum(total / np.maximum(n, 1), risk)
+    hoeffding = np.exp(-n * _divergence(mean, risk))
+    # a sum that float arithmetic puts a hair above a whole number is that number
+    bentkus = math.e * binom.cdf(np.ceil(total - 1e-9), n, risk)
+    return np.where(n > 0, np.minimum(1.0, np.minimum(hoeffding, bentkus)), 1.0)
 
 
-def _divergence(a: float, b: float) -> float:
+def _divergence(a: Floats, b: float) -> Floats:
     """Kullback-Leibler divergence of Bernoulli(a) from Bernoulli(b), nats."""
-    left = a * math.log(a / b) if a > 0 else 0.0
-    right = (1 - a) * math.log((1 - a) / (1 - b)) if a < 1 else 0.0
-    return left + right
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left = np.where(a > 0, a * np.log(a / b), 0.0)
+        right = np.where(a < 1, (1 - a) * np.log((1 - a) / (1 - b)), 0.0)
+    return np.asarray(left + right)
 
 
-def select_threshold(confidence: Values, accuracy: Values, risk: float, delta: float, *, start: float = START) -> float | None:
+def select_threshold(
+    confidence: Values, accuracy: Values, risk: float, delta: float, *, first: float | None = None, start: float = START
+) -> float | None:
     """The laxest threshold that keeps the risk with probability 1 - delta; None when none passes: then abstain always.
 
-    confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1).
+    confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1). first: the strictest threshold to
+    test, from `promising` on other questions; without it, `start` says where the walk begins.
     """
-    if not (0 < risk < 1 and 0 < delta < 1):
-        raise ValueError("risk and delta must lie between 0 and 1")
+    _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
     if c.ndim != 1 or c.shape != a.shape:
         raise ValueError("confidence and accuracy must be one-dimensional and of one length")
-    enough = min(math.ceil(start * needed(risk, delta)), len(c))
-    if enough < needed(risk, delta):
+    errors, answers = _at_grid(c, a)
+    if first is None:
+        begin = answers >= max(min(math.ceil(start * needed(risk, delta)), len(c)), needed(risk, delta))
+    else:
+        begin = first + 1e-12 >= GRID
+    tested = np.flatnonzero(begin & (answers > 0))
+    if not len(tested):
         return None
-    passed: float | None = None
-    for threshold in GRID:
-        answered = c >= threshold
-        if answered.sum() < enough:
-            continue
-        if p_value(1 - a[answered], risk) > delta:
+    passes = p_values(errors[tested], answers[tested], risk, graded=_graded(a)) <= delta
+    count = len(tested) if passes.all() else int(np.argmin(passes))
+    return float(GRID[tested[count - 1]]) if count else None
+
+
+def promising(confidence: Values, accuracy: Values, risk: float, delta: float, n: int) -> float:
+    """Where a walk over n calibration questions should begin: the threshold likeliest to pass, judged by other questions that
+    are drawn and scored alike."""
+    _check(risk, delta)
+    c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
+    errors, answers = _at_grid(c, a)
+    scale = n / len(c)
+    # one error more than seen: a place that owes its low risk to few answers is not promising
+    expected = p_values(np.ceil((errors + 1) * scale), np.floor(answers * scale), risk, graded=_graded(a))
+    return float(GRID[np.argmin(expected)])
+
+
+def questions_needed(confidence: Values, accuracy: Values, risk: float, delta: float) -> int | None:
+    """About how many calibration questions would let a threshold pass in five of six draws, going by these questions.
+
+    None when none would: no share of the questions of which at least `needed` were seen is wrong seldom enough.
+    """
+    _check(risk, delta)
+    c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
+    errors, answers = _at_grid(c, a)
+    seen = answers >= min(needed(risk, delta), len(c))
+    best: float | None = None
+    sizes = np.unique(np.geomspace(needed(risk, delta), 1e6, 400).round())  # of answers
+    for wrong, share in sorted(set(zip(errors[seen] / answers[seen], answers[seen] / len(c), strict=True))):
+        if wrong >= risk:
             break
-        passed = float(threshold)
-    return passed
+        unlucky = sizes * wrong + np.sqrt(sizes * wrong * (1 - wrong))  # one standard deviation more errors than expected
+        passing = sizes[p_values(np.floor(unlucky), sizes, risk, graded=_graded(a)) <= delta]
+        if len(passing) and (best is None or passing[0] / share < best):
+            best = float(passing[0] / share)
+    return None if best is None else math.ceil(best)
+
+
+def _check(risk: float, delta: float) -> None:
+    if not (0 < risk < 1 and 0 < delta < 1):
+        raise ValueError("risk and delta must lie between 0 and 1")
+
+
+def _graded(accuracy: Floats) -> bool:
+    return bool(np.any((accuracy != 0) & (accuracy != 1)))
+
+
+def _at_grid(confidence: Floats, accuracy: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Sum of the errors, and number, of the answers given at each threshold of `GRID`."""
+    order = np.argsort(confidence, kind="stable")
+    wrong = np.append(np.cumsum((1 - accuracy[order])[::-1])[::-1], 0.0)  # of the answers from here on
+    at = np.searchsorted(confidence[order], GRID, side="left")
+    return wrong[at], len(confidence) - at

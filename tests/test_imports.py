@@ -30,7 +30,7 @@ ORDER = (
     ("class_token", "picture", "questions", "template"),
     ("ready",),
     ("pull",),
-    ("prompt", "vision", "confidence", "gate"),
+    ("prompt", "vision", "confidence", "gate", "watch"),
     ("engine",),
     ("model",),
     ("batch", "evaluation"),

@@ -487,7 +487,10 @@ class Asker:
 
 def ask(scene: Scene, n: int, rng: Random, part: str) -> list[Question]:
     """`n` questions about a scene with the wordings of `part`: "train" or "test"."""
-    asker = Asker(rng, part)
+    return ask_with(Asker(rng, part), scene, n)
+
+
+def ask_with(asker: Asker, scene: Scene, n: int) -> list[Question]:
     if scene.kind == "photo":
         return asker.photo(scene.items[0].name, n)
     return {"things": asker.things, "shapes": asker.shapes, "writing": asker.writing}[scene.kind](scene, n)

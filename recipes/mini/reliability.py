@@ -188,14 +188,14 @@ class Pool:
         self.words = "train" if name == "selector" else "test"
         self.backs = photos.images[sorted(numbers)[::7]]
 
-    def take(self, kind: str, n: int, part: str) -> tuple[Image.Image, list[Question]]:
-        """A picture of a kind with up to n questions in the wordings of `part`."""
-        rng = self.rng
+    def take(self, kind: str, n: int, part: str, asker: questions.Asker | None = None) -> tuple[Image.Image, list[Question]]:
+        """A picture of a kind with up to n questions, in the wordings of `part` unless another asks."""
+        rng, asker = self.rng, asker or questions.Asker(self.rng, part)
         if kind == "photo":
             number = next(self.numbers)
             scene = train.photo(self.photos.labels[number, 0])
             image = show_photo(self.photos.images[number], rng, self.backs, rng.random() < 0.5)
-            return image, questions.ask(scene, n, rng, part)
+            return image, questions.ask_with(asker, scene, n)
         if kind == "easy":
             number = next(self.easy_numbers)
             own = self.easy_asked[number]
@@ -204,7 +204,7 @@ class Pool:
             drawn = scenes.writing(rng, self.backs, self.words)
         else:
             drawn = scenes.DRAW["backgrounds" if kind == "nothing" else kind](rng, self.backs)
-        return drawn.image, questions.ask(drawn.scene, n, rng, part)
+        return drawn.image, questions.ask_with(asker, drawn.scene, n)
 
 
 WEIGHTS = {"photo": 25, "things": 28, "shapes": 12, "easy": 8, "writing": 15, "nothing": 4, "foreign": 3, "unknowable": 5}
@@ -262,25 +262,25 @@ def members(*names: str) -> tuple[str, ...]:
     return tuple(kind for name in names for kind in questions.GROUPS[name])
 
 
+def pool(name: str, split: str) -> Pool:
+    """Pictures of `selector`, `calibration` or the official tests (`test`)."""
+    if split == "test":
+        photos, easy = data.load("cifar_test"), data.load("easy_test")
+        return Pool(name, photos, list(range(len(photos.images))), easy, train.easy_questions("test"))
+    photos, easy, parts, own = data.load("cifar_train"), data.load("easy_train"), data.splits(), train.easy_questions("train")
+    return Pool(name, photos, parts["cifar"][split], easy, {n: own[n] for n in parts["easy"][split]})
+
+
 def main() -> None:
     OUT.mkdir(parents=True, exist_ok=True)
-    parts = data.splits()
-    photos, easy = data.load("cifar_train"), data.load("easy_train")
-    test_photos, test_easy = data.load("cifar_test"), data.load("easy_test")
-    own = train.easy_questions("train")
-
-    def pool(name: str, split: str) -> Pool:
-        if split == "test":
-            return Pool(name, test_photos, list(range(len(test_photos.images))), test_easy, train.easy_questions("test"))
-        return Pool(name, photos, parts["cifar"][split], easy, {n: own[n] for n in parts["easy"][split]})
-
     mix("selector", SELECTOR, pool("selector", "selector"), 2, ("train", "dev"))
     lines = (OUT / "selector.jsonl").read_text().splitlines(keepends=True)
     MBQ_CALIBRATION.write_text("".join(Random(11).sample(lines, 128)))
     mix("calibration", CALIBRATION, pool("calibration", "calibration"), 1, ("test",))
     mix("mix_test", MIX, pool("mix_test", "test"), 1, ("test",))
     tests = pool("tests", "test")
-    plain("easy_test", ((Image.fromarray(test_easy.images[n]), own) for n, own in tests.easy_asked.items()))
+    test_photos = tests.photos
+    plain("easy_test", ((Image.fromarray(tests.easy.images[n]), own) for n, own in tests.easy_asked.items()))
     asker, rng = questions.Asker(tests.rng, "test"), tests.rng
 
     def photo_test() -> Iterator[tuple[Image.Image, list[Question]]]:
