@@ -312,14 +312,7 @@ def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tup
     """Questions to ask, and those left out because their picture is missing."""
     from edge_vqa import questions as files
 
-    asked = files.read(path, labelled=labelled)
-    there, missing = files.split_missing(asked)
-    if missing and not skip_missing:
-        some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise EdgeVqaError(f"{len(missing)} of {len(asked)} pictures are missing ({some})", "--skip-missing leaves them out")
-    if not there:
-        raise EdgeVqaError(f"no picture of {path} is there", "pictures are looked for beside the file")
-    return there, missing
+    return files.present(files.read(path, labelled=labelled), path, skip_missing=skip_missing)
 
 
 def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:

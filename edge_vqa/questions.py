@@ -59,6 +59,20 @@ def split_missing(questions: Sequence[Question]) -> tuple[list[Question], list[Q
     return there, missing
 
 
+def present(questions: Sequence[Question], path: Path, *, skip_missing: bool) -> tuple[list[Question], list[Question]]:
+    """Questions of a file to ask, and those left out because their picture is missing. Raises EdgeVqaError when one is and
+    `skip_missing` is not set, or when none is left."""
+    there, missing = split_missing(questions)
+    if missing and not skip_missing:
+        some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise EdgeVqaError(
+            f"{len(missing)} of {len(questions)} pictures are missing ({some})", "--skip-missing leaves them out"
+        )
+    if not there:
+        raise EdgeVqaError(f"no picture of {path} is there", "pictures are looked for beside the file")
+    return there, missing
+
+
 def _parse(entry: object, folder: Path) -> Question:
     if not isinstance(entry, dict):
         raise ValueError("not an object")

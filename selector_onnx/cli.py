@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,10 @@ import typer
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+
+    from edge_vqa.bundle import OperatingPoint
+    from edge_vqa.questions import Question
 
 app = typer.Typer(
     name="edge-vqa-selector",
@@ -22,6 +26,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DeltaOption = Annotated[float, typer.Option(metavar="D", help="Chance that the draw of the questions misleads.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of splits and weights.")]
+Int8Option = Annotated[bool, typer.Option("--int8", help="Store the Selector's weights in 8 bits.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 BundleArgument = Annotated[str, typer.Argument(help="Bundle, by name or folder.")]
 
@@ -44,64 +52,159 @@ def _require(*modules: str) -> None:
             raise EdgeVqaError(f"{module} is not installed", 'pip install "edge-vqa[train]"')
 
 
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-selector fit mini --data questions.jsonl --risk 0.05 --delta 0.1\n
+  edge-vqa-selector fit smolvlm --data questions.jsonl --risk 0.05 --risk 0.1 -o smolvlm-shop --corrupt 0.5\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
+100 questions are the least, 500 work well. Interrupted? The same command again goes on.
+"""
+)
+def fit(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option("--data", metavar="QUESTIONS.jsonl", help="Questions with answers.")],
+    risk: Annotated[
+        list[float] | None, typer.Option(metavar="R", help="Risk to keep; may be repeated, the first is the default. [0.05]")
+    ] = None,
+    delta: DeltaOption = 0.1,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="BUNDLE", help="Where the fitted bundle goes. [./NAME-fitted]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")] = False,
+    extra: Annotated[
+        Path | None, typer.Option(metavar="QUESTIONS.jsonl", help="More questions that only train: rephrased, other pictures.")
+    ] = None,
+    corrupt: Annotated[
+        float, typer.Option(metavar="SHARE", help="Train on so many corrupted copies of pictures too (needs imagecorruptions).")
+    ] = 0.0,
+    swap: Annotated[float, typer.Option(metavar="SHARE", help="Train on so many questions about a wrong picture too.")] = 0.0,
+    calibration: Annotated[float, typer.Option(metavar="SHARE", help="Share of pictures that choose thresholds.")] = 0.5,
+    int8: Int8Option = False,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit a bundle's gate to your questions: train a Selector, choose thresholds with a guarantee, report."""
+    del debug
+    _require("torch", "onnx", "scipy")
+    from edge_vqa import bundle as bundles
+    from selector_onnx import fit as fitting
+
+    risks = _risks(tuple(dict.fromkeys(risk or [0.05])), delta)
+    for name, share in (("--corrupt", corrupt), ("--swap", swap)):
+        if not 0 <= share <= 1:
+            raise typer.BadParameter("give a share from 0 to 1", param_hint=name)
+    if not 0.1 <= calibration <= 0.9:
+        raise typer.BadParameter("give a share from 0.1 to 0.9", param_hint="--calibration")
+    found = bundles.read(bundle)
+    target = output or Path(f"{found.folder.name}-fitted")
+    if target.exists() and not force:
+        raise EdgeVqaError(f"{target} exists already", "choose another with -o, or --force to replace it")
+    asked, missing = _questions(data, skip_missing)
+    more, missing_too = _questions(extra, skip_missing) if extra else ([], [])
+    if missing or missing_too:
+        print(f"{len(missing) + len(missing_too)} questions left out: no picture", file=sys.stderr)
+    options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
+    with _progress() as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done, total=total)
+
+        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=progress)
+    added = f", and {made.exposed} more that were added" if made.exposed else ""
+    print(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
+    print(f"gate: {made.why}")
+    for point in made.points:
+        _print_point(point)
+        if point.threshold is None:
+            enough = made.would_do[point.risk]
+            helps = f"about {enough:,} labelled questions would do" if enough else "more questions alone would not help"
+            print(f"  {helps}")
+    print(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
+    print(f"{made.report}: how reliable it was on the calibration questions")
+
+
 @app.command(epilog="Example: edge-vqa-selector collect mini questions.jsonl -o traces.npz")
 def collect(
     bundle: BundleArgument,
     questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TRACES.npz", help="Where the traces go.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set (default: the file's).")] = None,
-    threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: by model size).")] = None,
+    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
+    threads: ThreadsOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Run a bundle over a questions file and write its traces."""
+    """Run a bundle over a questions file and write its traces; interrupted, the same command goes on."""
     del debug
-    from edge_vqa import questions as files
+    import shutil
+
     from edge_vqa.model import load
     from selector_onnx import collect as collecting
 
-    asked = files.read(questions, labelled=True)
+    asked, missing = _questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
+    parts = output.with_name(f".{output.name}.parts")
     with load(bundle, threads=threads) as model, _progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
-        traces = collecting.collect(model, asked, name or questions.stem, lambda done: bars.update(task, completed=done))
+        traces = collecting.collect(
+            model, asked, name or questions.stem, lambda done: bars.update(task, completed=done), keep=parts
+        )
     collecting.save(traces, output)
-    print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}")
+    shutil.rmtree(parts, ignore_errors=True)
+    left_out = f", {len(missing)} left out: no picture" if missing else ""
+    print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
 
 
 @app.command(epilog="Example: edge-vqa-selector train traces.npz -o selector.npz")
 def train(
-    traces: Annotated[Path, typer.Argument(help="Traces from `collect`, of questions the model was not trained on.")],
+    traces: Annotated[list[Path], typer.Argument(help="Traces from `collect`, of questions the model was not trained on.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="SELECTOR.npz", help="Where the Selector goes.")],
-    validation: Annotated[float, typer.Option(help="Share of pictures held out for early stopping.")] = 0.15,
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the weights.")] = 0,
+    early: Annotated[
+        bool, typer.Option("--early", help="Look at picture, question and first token only: for ask --early.")
+    ] = False,
+    seed: SeedOption = 0,
     debug: DebugOption = False,
 ) -> None:
-    """Train a Selector on traces."""
+    """Train a Selector on traces, by cross-fitting."""
     del debug
-    _require("torch")
+    _require("torch", "scipy")
+    from edge_vqa.trace import EARLY
     from selector_onnx import collect as collecting
     from selector_onnx import train as training
 
-    if not 0 < validation < 0.9:
-        raise typer.BadParameter("give a share between 0 and 0.9", param_hint="--validation")
-    read = collecting.load(traces)
+    read = collecting.join([collecting.load(path) for path in traces])
     with _progress() as bars:
-        task = bars.add_task("training", total=200)
-        trained = training.train(
+        task = bars.add_task("training", total=None)
+        fitted = training.train(
             read,
-            validation=validation,
+            inputs=EARLY if early else None,
             seed=seed,
-            progress=lambda epoch, loss: bars.update(task, completed=epoch, description=f"loss {loss:.4f}"),
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
-    training.save(trained, output)
-    print(f"{output}: {training.report(trained, read, validation=validation, seed=seed)}")
+    training.save(fitted.trained, output)
+    for name, loss in fitted.losses.items():
+        print(f"{name:26} cross-entropy out of fold {loss:.4f}{'  <- taken' if name == fitted.chosen else ''}")
+    ours, theirs = fitted.aurc
+    low, high = fitted.better
+    print(
+        f"{output}: {len(fitted.traces)} questions, accuracy {fitted.traces.accuracy.mean():.3f}; AURC out of fold: Selector"
+        f" {ours:.4f}, calibrated MaxProb {theirs:.4f}, difference {theirs - ours:+.4f} [{low:+.4f}, {high:+.4f}]"
+    )
+    if not fitted.selector_pays:
+        print("the Selector is not significantly better: more questions, or the method `temperature`, may serve you better")
 
 
 @app.command(epilog="Example: edge-vqa-selector export selector.npz mini-q4")
 def export(
     selector: Annotated[Path, typer.Argument(help="A Selector from `train`.")],
     bundle: BundleArgument,
+    int8: Int8Option = False,
     debug: DebugOption = False,
 ) -> None:
     """Write the Selector into a bundle as ONNX; operating points must be chosen again."""
@@ -111,9 +214,9 @@ def export(
     from selector_onnx import export as exporting
     from selector_onnx import train as training
 
-    found = bundles.read(bundle)
-    size = exporting.export(training.load(selector), found)
-    print(f"{found.folder / exporting.FILE}: {size:,} bytes")
+    trained = training.load(selector)
+    size = exporting.export(trained, bundles.read(bundle), int8=int8)
+    print(f"{bundle}: {trained.method}, {size:,} bytes")
 
 
 @app.command(epilog="Example: edge-vqa-selector threshold mini-q4 calibration.npz --risk 0.05 --risk 0.1 --default 0.1")
@@ -121,9 +224,12 @@ def threshold(
     bundle: BundleArgument,
     traces: Annotated[Path, typer.Argument(help="Traces of calibration questions: one a picture, none trained on.")],
     risk: Annotated[list[float] | None, typer.Option(metavar="R", help="Risk to keep; may be repeated.")] = None,
-    delta: Annotated[float, typer.Option(metavar="D", help="Chance that the draw misleads.")] = 0.1,
+    delta: DeltaOption = 0.1,
     default: Annotated[
         float | None, typer.Option(metavar="R", help="Risk used when none is asked for (default: the largest).")
+    ] = None,
+    confidence: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Confidence method (default: the one the bundle gates with).")
     ] = None,
     debug: DebugOption = False,
 ) -> None:
@@ -133,20 +239,41 @@ def threshold(
     from edge_vqa import bundle as bundles
     from selector_onnx import collect as collecting
     from selector_onnx.export import write_manifest
-    from selector_onnx.points import choose
+    from selector_onnx.points import choose, confidences
+    from selector_onnx.threshold import questions_needed
 
-    risks = sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))
-    if not all(0 < r < 1 for r in risks) or not 0 < delta < 1:
-        raise typer.BadParameter("risks and delta must lie between 0 and 1")
+    risks = _risks(tuple(sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))), delta)
     chosen = default if default is not None else risks[-1]
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
-    found = bundles.read(bundle)
-    manifest = choose(found, collecting.load(traces), risks, delta, chosen)
+    found, read = bundles.read(bundle), collecting.load(traces)
+    manifest = choose(found, read, risks, delta, chosen, method=confidence)
+    method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)
     for point in manifest.operating_points:
-        limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
-        print(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
+        if point.confidence != method:
+            continue
+        _print_point(point)
+        if point.threshold is None:
+            enough = questions_needed(scores, read.accuracy, point.risk, delta)
+            print(f"  about {enough:,} calibration questions would do" if enough else "  more questions alone would not help")
+
+
+def _print_point(point: OperatingPoint) -> None:
+    limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
+    print(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
+
+
+def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:
+    if not all(0 < r < 1 for r in risks) or not 0 < delta < 1:
+        raise typer.BadParameter("risks and delta must lie between 0 and 1")
+    return risks
+
+
+def _questions(path: Path, skip_missing: bool) -> tuple[list[Question], list[Question]]:
+    from edge_vqa import questions as files
+
+    return files.present(files.read(path, labelled=True), path, skip_missing=skip_missing)
 
 
 def main() -> None:

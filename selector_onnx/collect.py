@@ -69,8 +69,8 @@ def collect(
 ) -> Traces:
     """Ask every question, always answering. Questions on one picture, when neighbours, encode it once.
 
-    keep: a folder that holds what is done, a part every `PART` questions, until the end: after an interruption the same call
-    goes on behind the last part. Parts of another bundle or of other questions are thrown away.
+    keep: a folder that gets what is done, a part every `PART` questions: after an interruption the same call goes on behind
+    the last part. Parts of another bundle or of other questions are thrown away.
     """
     origin = Origin(model.bundle.name, *model.bundle.fingerprint, trace.SCHEMA, native.version(), data)
     parts = _kept(keep, origin, questions) if keep else []
@@ -82,8 +82,6 @@ def collect(
             save(parts[-1], keep / f"{len(parts) - 1:06}.npz")
         done += len(part)
     progress(done)
-    if keep:
-        shutil.rmtree(keep, ignore_errors=True)
     return join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Writes a trained Selector into a bundle as a tiny ONNX graph: normalisation inside, fingerprints in its metadata."""
+"""Writes a trained Selector into a bundle as a tiny ONNX graph: projections inside, fingerprints in its metadata."""
 
 from __future__ import annotations
 
@@ -8,40 +8,54 @@ from pathlib import Path
 from edge_vqa import bundle as bundles
 from edge_vqa import trace
 from edge_vqa.bundle import Bundle, Manifest, SelectorInfo
+from edge_vqa.confidence import Selector, SelectorEarly
 from edge_vqa.errors import EdgeVqaError
+from selector_onnx.collect import Array
 from selector_onnx.train import Trained
 
-FILE = "selector.onnx"
+FILES = {"selector": "selector.onnx", "selector_early": "selector_early.onnx"}
 MAX_BYTES = 1_000_000
 
 
-def graph(trained: Trained) -> bytes:
-    """The ONNX model: inputs by feature name [n, d], output `confidence` [n, 1]."""
+def graph(trained: Trained, *, int8: bool = False) -> bytes:
+    """The ONNX model: inputs by feature name [n, d], output `confidence` [n, 1].
+
+    int8: weights are stored in 8 bits, symmetric, one scale an output channel; ONNX Runtime unpacks them when it loads.
+    """
     import numpy as np
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    nodes, constants, inputs, normalised = [], [], [], []
+    nodes, constants, inputs, projected, confidences = [], [], [], [], []
 
-    def constant(name: str, values: object) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+    def constant(name: str, values: Array) -> str:
+        if not int8 or values.ndim < 2:
+            constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+            return name
+        scale = np.maximum(np.abs(values).max(1), 1e-12).astype(np.float32) / 127
+        constants.append(numpy_helper.from_array(np.round(values / scale[:, None]).astype(np.int8), f"{name}_int8"))
+        constants.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=0))
         return name
 
-    for name in trained.inputs:
-        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", len(trained.mean[name])]))
-        nodes.append(helper.make_node("Sub", [name, constant(f"{name}_mean", trained.mean[name])], [f"{name}_centred"]))
-        factor = constant(f"{name}_factor", 1 / trained.scale[name])
-        nodes.append(helper.make_node("Mul", [f"{name}_centred", factor], [f"{name}_normal"]))
-        normalised.append(f"{name}_normal")
-    nodes.append(helper.make_node("Concat", normalised, ["x"], axis=1))
-    value = "x"
-    for number, (weight, bias) in enumerate(trained.layers):
-        names = [value, constant(f"weight_{number}", weight), constant(f"bias_{number}", bias)]
-        nodes.append(helper.make_node("Gemm", names, [f"linear_{number}"], transB=1))
-        value = f"linear_{number}"
-        if number < len(trained.layers) - 1:
-            nodes.append(helper.make_node("Relu", [value], [f"relu_{number}"]))
-            value = f"relu_{number}"
-    nodes.append(helper.make_node("Sigmoid", [value], ["confidence"]))
+    def linear(value: str, name: str, layer: tuple[Array, Array]) -> str:
+        weight, bias = constant(f"{name}_weight", layer[0]), constant(f"{name}_bias", layer[1])
+        nodes.append(helper.make_node("Gemm", [value, weight, bias], [name], transB=1))
+        return name
+
+    for name, layer in trained.projections.items():
+        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", layer[0].shape[1]]))
+        projected.append(linear(name, f"{name}_projected", layer))
+    nodes.append(helper.make_node("Concat", projected, ["x"], axis=1))
+    for number, layers in enumerate(trained.members):
+        value = "x"
+        for depth, layer in enumerate(layers):
+            value = linear(value, f"member{number}_{depth}", layer)
+            if depth < len(layers) - 1:
+                nodes.append(helper.make_node("Relu", [value], [f"{value}_relu"]))
+                value = f"{value}_relu"
+        nodes.append(helper.make_node("Sigmoid", [value], [f"member{number}"]))
+        confidences.append(f"member{number}")
+    nodes.append(helper.make_node("Mean", confidences, ["confidence"]))
     output = helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["n", 1])
     model = helper.make_model(
         helper.make_graph(nodes, "selector", inputs, [output], constants),
@@ -62,9 +76,8 @@ def graph(trained: Trained) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def export(trained: Trained, bundle: Bundle) -> int:
+def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     """Put the Selector into the bundle; operating points of the old one go. Returns the size in bytes."""
-    files = bundle.manifest.files
     if bundle.fingerprint != trained.origin.fingerprint:
         raise EdgeVqaError(
             f"this Selector was trained on traces of another bundle ({trained.origin.model})",
@@ -72,24 +85,36 @@ def export(trained: Trained, bundle: Bundle) -> int:
         )
     if trained.origin.schema != trace.SCHEMA:
         raise EdgeVqaError("this Selector was trained on another feature schema", "collect the traces again and train on them")
-    data = graph(trained)
+    data = graph(trained, int8=int8)
     if len(data) > MAX_BYTES:
-        raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "train a smaller one")
-    path = bundle.folder / FILE
+        raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "try --int8")
+    role = SelectorEarly.role if trained.method == SelectorEarly.name else Selector.role
+    path = bundle.folder / FILES[role]
     bundles.write_whole(path, lambda stream: stream.write(data))
-    manifest = dataclasses.replace(
-        bundle.manifest,
-        files={**{role: file for role, file in files.items() if role != "selector"}, "selector": bundles.describe(path)},
-        selector=SelectorInfo(
-            schema=trained.origin.schema,
-            dimensions={name: len(trained.mean[name]) for name in trained.inputs},
-            lm_sha256=trained.origin.lm_sha256,
-            vision_sha256=trained.origin.vision_sha256,
-        ),
-        operating_points=(),
+    manifest = bundle.manifest
+    info = SelectorInfo(
+        schema=trained.origin.schema,
+        dimensions={name: weight.shape[1] for name, (weight, _) in trained.projections.items()},
+        lm_sha256=trained.origin.lm_sha256,
+        vision_sha256=trained.origin.vision_sha256,
     )
-    write_manifest(bundle.folder, manifest)
+    files = {**{key: file for key, file in manifest.files.items() if key != role}, role: bundles.describe(path)}
+    changed = dataclasses.replace(without(manifest, trained.method), files=files)
+    if role == Selector.role:
+        changed = dataclasses.replace(changed, selector=info)
+    else:
+        changed = dataclasses.replace(changed, selector_early=info)
+    write_manifest(bundle.folder, changed)
     return len(data)
+
+
+def without(manifest: Manifest, method: str) -> Manifest:
+    """The manifest without what was chosen for a confidence method."""
+    return dataclasses.replace(
+        manifest,
+        operating_points=tuple(point for point in manifest.operating_points if point.confidence != method),
+        calibration=tuple(seen for seen in manifest.calibration if seen.confidence != method),
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

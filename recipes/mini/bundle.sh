@@ -1,15 +1,21 @@
 #!/bin/sh
-# The embedded bundle from the shipped checkpoint: convert, train the Selector, choose thresholds, fill in what was measured.
-# $1: folder of the commands, $2: the bundle. Needs build/mini/questions (python -m recipes.mini.reliability).
+# The embedded bundle from the shipped checkpoint: convert, train the Selectors, choose thresholds, fill in what was measured.
+# $1: folder of the commands, $2: the bundle. Needs build/mini/questions (python -m recipes.mini.reliability, then recipes.mini.ood).
 set -eu
 bin=$1 bundle=$2 questions=build/mini/questions traces=build/mini
 "$bin"/edge-vqa-convert recipes/mini/checkpoint -o "$bundle" --force --quant rtn:q4_k_m --vision-type q8_0 \
-    --name mini --bundle-version 3 --licence Apache-2.0 --source recipes/mini --max-tokens 12 \
+    --name mini --bundle-version 4 --licence Apache-2.0 --source recipes/mini --max-tokens 12 \
     --description "the embedded model: everyday things, shapes, writing, ten kinds of photos"
-"$bin"/edge-vqa-selector collect "$bundle" $questions/selector.jsonl -o $traces/selector_traces.npz
-"$bin"/edge-vqa-selector train $traces/selector_traces.npz -o $traces/selector.npz
-"$bin"/edge-vqa-selector export $traces/selector.npz "$bundle"
+for name in selector exposure; do
+    "$bin"/edge-vqa-selector collect "$bundle" $questions/$name.jsonl -o $traces/${name}_traces.npz
+done
 "$bin"/edge-vqa-selector collect "$bundle" $questions/calibration.jsonl -o $traces/calibration_traces.npz \
     --name "recipes/mini calibration mix"
-"$bin"/edge-vqa-selector threshold "$bundle" $traces/calibration_traces.npz \
-    --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.05 --delta 0.05
+for early in "" --early; do
+    "$bin"/edge-vqa-selector train $traces/selector_traces.npz $traces/exposure_traces.npz -o $traces/selector$early.npz $early
+    "$bin"/edge-vqa-selector export $traces/selector$early.npz "$bundle"
+done
+for method in selector selector-early; do
+    "$bin"/edge-vqa-selector threshold "$bundle" $traces/calibration_traces.npz --confidence $method \
+        --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.05 --delta 0.05
+done

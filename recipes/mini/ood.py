@@ -1,6 +1,6 @@
 """Questions unlike those the embedded model was trained on, along two axes: worse pictures and conversation.
 
-    pip install imagecorruptions "setuptools<81"
+    pip install "edge-vqa[expose]"
     python -m recipes.mini.ood
 
 writes, beside the files of `reliability.py`, `exposure.jsonl` (may train the Selector), `ood_dev.jsonl` (for choices) and
@@ -25,6 +25,7 @@ from PIL import Image
 from recipes.mini.conversation import Talker
 from recipes.mini.questions import Question
 from recipes.mini.reliability import OUT, WEIGHTS, Builder, Pool, pool
+from selector_onnx.exposure import corrupt
 
 # file -> part of the pictures and wordings, photos and easy-VQA pictures that `reliability.py` has taken, questions
 FILES = {
@@ -48,14 +49,11 @@ def low_light(pixels: np.ndarray, severity: int, noise: np.random.Generator) -> 
     return (dim.clip(0, 1) * 255).astype(np.uint8)
 
 
-def corrupt(image: Image.Image, kind: str, severity: int, rng: Random) -> Image.Image:
-    from imagecorruptions import corrupt as imagenet_c
-
+def spoil(image: Image.Image, kind: str, severity: int, rng: Random) -> Image.Image:
     pixels, seed = np.asarray(image.convert("RGB")), rng.randrange(2**32)
     if kind == "low_light":
         return Image.fromarray(low_light(pixels, severity, np.random.default_rng(seed)))
-    np.random.seed(seed)  # what the package draws from
-    return Image.fromarray(np.asarray(imagenet_c(pixels, severity=severity, corruption_name=kind), np.uint8))
+    return Image.fromarray(corrupt(pixels, kind, severity, seed))
 
 
 def unanswerable(talker: Talker, shown: str) -> Question:
@@ -90,7 +88,7 @@ def build(name: str, pictures: Pool, part: str, count: int) -> None:
             kind, question, answer = unanswerable(talker, shown)
         if way in ("corrupted", "both"):
             corruption, severity = rng.choice(CORRUPTIONS[part]), rng.randint(1, 5)
-            image = corrupt(image, corruption, severity, rng)
+            image = spoil(image, corruption, severity, rng)
             way = f"{way} {corruption} {severity}"
         made.add(image, [(f"{way}: {kind}", question, answer)])
     made.close()
