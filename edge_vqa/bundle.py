@@ -230,11 +230,11 @@ class Bundle:
         return sum(file.bytes for file in self.manifest.files.values())
 
 
-def _typed(value: Any, kind: Any, where: str) -> Any:
+def typed(value: Any, kind: Any, where: str) -> Any:
     """Build `kind` (a dataclass, dict, tuple, union or plain type) from decoded JSON; refuse what does not fit, by name."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _typed(value, next(a for a in args if a is not type(None)), where)
+        return None if value is None else typed(value, next(a for a in args if a is not type(None)), where)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be an object")
@@ -246,18 +246,18 @@ def _typed(value: Any, kind: Any, where: str) -> Any:
         made = {}
         for name, f in fields.items():
             if name in value:
-                made[name] = _typed(value[name], hints[name], f"{where}.{name}".lstrip("."))
+                made[name] = typed(value[name], hints[name], f"{where}.{name}".lstrip("."))
             elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise ValueError(f"missing key {where}.{name}".replace(" .", " "))
         return kind(**made)  # type: ignore[operator]
     if origin is dict:
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be an object")
-        return {key: _typed(item, args[1], f"{where}.{key}") for key, item in value.items()}
+        return {key: typed(item, args[1], f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         if not isinstance(value, list):
             raise ValueError(f"{where} must be a list")
-        return tuple(_typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
+        return tuple(typed(item, args[0], f"{where}[{i}]") for i, item in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
@@ -319,7 +319,7 @@ def parse(text: str) -> Manifest:
     decoded = json.loads(text)
     if isinstance(decoded, dict) and decoded.get("schema") != SCHEMA:
         raise ValueError(f"schema {decoded.get('schema')!r} is not {SCHEMA}, the one this version reads")
-    manifest: Manifest = _typed(decoded, Manifest, "")
+    manifest: Manifest = typed(decoded, Manifest, "")
     _check(manifest)
     return manifest
 

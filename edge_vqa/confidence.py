@@ -24,11 +24,13 @@ MAX_SELECTOR_BYTES = 16 * 2**20
 class Confidence:
     """Estimates the probability that an answer is correct.
 
-    An `early` method reads only what is known before the second token is decoded (`trace.EARLY`).
+    An `early` method reads only what is known before the second token is decoded (`trace.EARLY`). What a `calibrated` one
+    says is meant as a probability; others only rank.
     """
 
     name: str
     early = False
+    calibrated = False
 
     def score_features(self, features: Features) -> Array:
         """Confidence [n], each in [0, 1], of n traces from their features [n, d]."""
@@ -96,6 +98,7 @@ class TemperatureScaling(Confidence):
     """
 
     name = "temperature"
+    calibrated = True
 
     def __init__(self, values: Temperature) -> None:
         self.values = values
@@ -118,6 +121,7 @@ class Selector(Confidence):
     """
 
     name = "selector"
+    calibrated = True
     role = "selector"
 
     def __init__(self, bundle: Bundle) -> None:

@@ -150,7 +150,7 @@ def evaluate(
         progress(number + 1, rounds)
 
     def figure(key: tuple[str, str]) -> Figure:
-        return Figure(values[key], *_interval(np.array(drawn[key])))
+        return Figure(values[key], *interval(np.array(drawn[key])))
 
     names = [name for method, name in values if method == first]
     better = {}
@@ -158,7 +158,7 @@ def evaluate(
         for name in names:
             mine, theirs = (first, name), ("maxprob", name)
             differences = np.array(drawn[mine]) - np.array(drawn[theirs])
-            better[name] = Figure(values[mine] - values[theirs], *_interval(differences))
+            better[name] = Figure(values[mine] - values[theirs], *interval(differences))
     return Evaluation(
         questions=n,
         pictures=pictures,
@@ -209,7 +209,7 @@ def _phi(confidence: Floats, accuracy: Floats, half: npt.NDArray[np.int64]) -> d
     return found
 
 
-def _interval(values: Floats) -> tuple[float, float]:
+def interval(values: Floats) -> tuple[float, float]:
     defined = values[~np.isnan(values)]
     if not len(defined):
         return math.nan, math.nan

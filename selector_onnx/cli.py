@@ -11,6 +11,8 @@ import typer
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.progress import Progress, TaskID
 
     from edge_vqa.bundle import OperatingPoint
@@ -108,14 +110,7 @@ def fit(
         print(f"{len(missing) + len(missing_too)} questions left out: no picture", file=sys.stderr)
     options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
     with _progress() as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=progress)
+        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=_steps(bars))
     added = f", and {made.exposed} more that were added" if made.exposed else ""
     print(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
     print(f"gate: {made.why}")
@@ -251,12 +246,144 @@ def threshold(
     method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)
     for point in manifest.operating_points:
-        if point.confidence != method:
+        if point.confidence != method.name:
             continue
         _print_point(point)
         if point.threshold is None:
-            enough = questions_needed(scores, read.accuracy, point.risk, delta)
+            enough = questions_needed(scores, read.accuracy, point.risk, delta, calibrated=method.calibrated)
             print(f"  about {enough:,} calibration questions would do" if enough else "  more questions alone would not help")
+
+
+@app.command(epilog="Example: edge-vqa-selector study study.toml -o study/\n\nInterrupted? The same command again goes on.")
+def study(
+    config: Annotated[Path, typer.Argument(help="What to study, TOML: see docs/study.md.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="STUDY/", help="Folder for traces, cells and results.")],
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Processes that collect traces (default: all cores).")] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Measure what quantisation costs in accuracy and trust, from ID to OOD; finished cells are never computed again."""
+    del debug
+    _require("torch", "scipy", "matplotlib")
+    from edge_vqa.bundle import write_whole
+    from selector_onnx import plots, tables
+    from selector_onnx import study as studies
+
+    read = studies.read_config(config)
+    with _progress() as bars:
+        made = studies.run(read, config.parent, output, jobs=jobs, progress=_steps(bars))
+    results = {
+        "study.json": tables.as_json(made).encode(),
+        "study.md": tables.markdown(made).encode(),
+        "study.png": plots.figure(made),
+    }
+    for name, content in results.items():
+        write_whole(output / name, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+    print("\n".join(str(output / name) for name in results))
+
+
+import_app = typer.Typer(help="Turn official annotation files into questions files.", no_args_is_help=True)
+app.add_typer(import_app, name="import")
+AnnotationsOption = Annotated[Path, typer.Option(metavar="FILE", help="The official annotations, JSON.")]
+ImagesOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures are.")]
+FolderOption = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where dev.jsonl, ... go.")]
+SplitOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=FILE", help="Question ids of a split, as in dev=imdb_val2014-dev.npy.")
+]
+
+
+@import_app.command(
+    "vqav2",
+    epilog="Example: edge-vqa-selector import vqav2 --questions v2_OpenEnded_mscoco_val2014_questions.json"
+    " --annotations v2_mscoco_val2014_annotations.json --images val2014 -o vqav2 --split dev=imdb_val2014-dev.npy",
+)
+def import_vqav2(
+    questions: Annotated[Path, typer.Option(metavar="FILE", help="The official questions, JSON.")],
+    annotations: AnnotationsOption,
+    images: ImagesOption,
+    output: FolderOption,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """VQAv2: with the splits of Whitehead et al. where given, else 40 % dev, 10 % val, 50 % test, by picture."""
+    del debug
+    from selector_onnx import datasets
+
+    _write_splits(datasets.vqav2(questions, annotations, images), output, split, seed)
+
+
+@import_app.command(
+    "advqa",
+    epilog="Example: edge-vqa-selector import advqa --questions v1_OpenEnded_mscoco_val2017_advqa_questions.json"
+    " --annotations v1_mscoco_val2017_advqa_annotations.json --images val2017 -o advqa",
+)
+def import_advqa(
+    questions: Annotated[Path, typer.Option(metavar="FILE", help="The official questions, JSON.")],
+    annotations: AnnotationsOption,
+    images: ImagesOption,
+    output: FolderOption,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """AdVQA, whose files have the form of VQAv2's."""
+    del debug
+    from selector_onnx import datasets
+
+    _write_splits(datasets.vqav2(questions, annotations, images), output, split, seed)
+
+
+@import_app.command("vizwiz", epilog="Example: edge-vqa-selector import vizwiz --annotations val.json --images val -o vizwiz")
+def import_vizwiz(
+    annotations: AnnotationsOption,
+    images: ImagesOption,
+    output: FolderOption,
+    split: SplitOption = None,
+    seed: SeedOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """VizWiz: train.json or val.json."""
+    del debug
+    from selector_onnx import datasets
+
+    _write_splits(datasets.vizwiz(annotations, images), output, split, seed)
+
+
+def _write_splits(questions: list[Question], output: Path, split: list[str] | None, seed: int) -> None:
+    from edge_vqa.questions import split_missing
+    from selector_onnx import datasets
+
+    chosen = [entry.partition("=") for entry in split or []]
+    if not all(name.isidentifier() and path for name, _, path in chosen):
+        raise typer.BadParameter("give NAME=FILE, as in dev=imdb_val2014-dev.npy", param_hint="--split")
+    if chosen:
+        made = datasets.split_by_files(questions, {name: Path(path) for name, _, path in chosen})
+    else:
+        made = datasets.split_by_picture(questions, datasets.SHARES, seed)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
+    for name, own in made.items():
+        datasets.write(own, output / f"{name}.jsonl")
+        pictures = len({question.image for question in own})
+        print(f"{output / name}.jsonl: {len(own):,} questions on {pictures:,} pictures")
+    _, missing = split_missing(questions)
+    if missing:
+        some = ", ".join(dict.fromkeys(str(question.image) for question in missing[:3]))
+        print(f"{len(missing):,} questions have no picture yet ({some}, ...): --skip-missing leaves them out", file=sys.stderr)
+
+
+def _steps(bars: Progress) -> Callable[[str, int, int], None]:
+    """One bar for each step."""
+    tasks: dict[str, TaskID] = {}
+
+    def progress(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            tasks[step] = bars.add_task(step, total=total)
+        bars.update(tasks[step], completed=done, total=total)
+
+    return progress
 
 
 def _print_point(point: OperatingPoint) -> None:

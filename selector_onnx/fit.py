@@ -27,7 +27,7 @@ from edge_vqa.trace import EARLY
 from selector_onnx import collect, exposure
 from selector_onnx.export import export, write_manifest
 from selector_onnx.points import choose, confidences
-from selector_onnx.threshold import promising, questions_needed
+from selector_onnx.threshold import questions_needed
 from selector_onnx.train import Fit, train
 
 LEAST = 100  # questions
@@ -120,19 +120,17 @@ def fit(
                 for i, p in zip(learned.question_id, learned.picture, strict=True)
             ]
             learned = dataclasses.replace(learned, picture=np.array(pictures))
-        fitted, why = _train(learned, progress)
-        early = None
+        fitted, why = _train(learned, options.seed, progress)
         if fitted and fitted.selector_pays:
             export(fitted.trained, made, int8=options.int8)
             early = train(learned, inputs=EARLY, seed=options.seed, progress=_step("training the early Selector", progress))
             export(early.trained, bundles.read(folder), int8=options.int8)
         elif fitted:
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
-        method = _choose_points(folder, fitted, early, learned, [q.question_id for q in training], judged, options)
+        method = _choose_points(folder, judged, options)
         final = bundles.read(folder)
         points = tuple(point for point in final.manifest.operating_points if point.confidence == method)
-        _, confidence = confidences(final, judged, method)
-        would_do = {point.risk: _needed(confidence, judged, point.risk, options) for point in points if point.threshold is None}
+        would_do = {point.risk: _needed(final, judged, point.risk, options) for point in points if point.threshold is None}
         files = _report(final, method, judged, calibration, work, progress)
     return Fitted(
         bundle=bundles.read(output),
@@ -175,12 +173,12 @@ def _step(name: str, progress: Callable[[str, int, int], None]) -> Callable[[int
     return lambda done, total: progress(name, done, total)
 
 
-def _train(learned: collect.Traces, progress: Callable[[str, int, int], None]) -> tuple[Fit | None, str]:
+def _train(learned: collect.Traces, seed: int, progress: Callable[[str, int, int], None]) -> tuple[Fit | None, str]:
     """The fit, or None where nothing can be learned; and which method gates, and why, in words."""
     if float(learned.accuracy.min()) == float(learned.accuracy.max()):
         all_ = "right" if learned.accuracy[0] else "wrong"
         return None, f"MaxProb: every training answer is {all_}, so that nothing tells right from wrong"
-    fitted = train(learned, progress=_step("training", progress))
+    fitted = train(learned, seed=seed, progress=_step("training", progress))
     ours, theirs = fitted.aurc
     low, high = fitted.better
     figures = f"AURC out of fold {ours:.4f}, of the calibrated MaxProb {theirs:.4f}; difference {theirs - ours:+.4f}"
@@ -190,39 +188,21 @@ def _train(learned: collect.Traces, progress: Callable[[str, int, int], None]) -
     return fitted, f"calibrated MaxProb: the Selector is not significantly better ({figures})"
 
 
-def _choose_points(
-    folder: Path,
-    fitted: Fit | None,
-    early: Fit | None,
-    learned: collect.Traces,
-    own: Sequence[str],
-    judged: collect.Traces,
-    options: Options,
-) -> str:
-    """Write operating points for the method that gates, and for the early Selector; the name of the former. own: ids of the
-    training questions that are the user's."""
+def _choose_points(folder: Path, judged: collect.Traces, options: Options) -> str:
+    """Write operating points for the method that gates, and for the early Selector; the name of the former."""
     name = methods.choose(bundles.read(folder)).name
-    if fitted is None:
-        chosen = [(name, learned.maxprob, learned)]
-    else:
-        chosen = [(name, fitted.confidence if fitted.selector_pays else fitted.temperature_confidence, fitted.traces)]
-    if early:
-        chosen.append((methods.SelectorEarly.name, early.confidence, early.traces))
-    for method, confidence, traces in chosen:
-        like = np.isin(traces.question_id, own)  # drawn like the calibration questions: not what was added for training
-
-        def first(risk: float, c: collect.Array = confidence[like], a: collect.Array = traces.accuracy[like]) -> float:
-            return promising(c, a, risk, options.delta, len(judged))
-
+    for method in (name, methods.SelectorEarly.name):
         found = bundles.read(folder)
-        manifest = choose(found, judged, options.risks, options.delta, options.risks[0], method=method, first=first)
-        write_manifest(folder, manifest)
+        if method == name or methods.SelectorEarly.role in found.manifest.selectors:
+            manifest = choose(found, judged, options.risks, options.delta, options.risks[0], method=method)
+            write_manifest(folder, manifest)
     return name
 
 
-def _needed(confidence: collect.Array, judged: collect.Traces, risk: float, options: Options) -> int | None:
+def _needed(bundle: Bundle, judged: collect.Traces, risk: float, options: Options) -> int | None:
     """Labelled questions in all, of which only a share chooses thresholds."""
-    enough = questions_needed(confidence, judged.accuracy, risk, options.delta)
+    method, confidence = confidences(bundle, judged)
+    enough = questions_needed(confidence, judged.accuracy, risk, options.delta, calibrated=method.calibrated)
     return None if enough is None else round(enough / options.calibration)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from edge_vqa import bundle as bundles
 from edge_vqa.bundle import HISTOGRAM, Bundle, Calibration, Manifest, OperatingPoint
+from edge_vqa.confidence import Confidence
 from edge_vqa.confidence import choose as method_of
 from edge_vqa.errors import EdgeVqaError
 from selector_onnx.collect import Array, Traces
@@ -16,13 +17,13 @@ from selector_onnx.export import without
 from selector_onnx.threshold import METHOD, select_threshold
 
 
-def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[str, Array]:
+def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array]:
     """A confidence method (default: the one that the bundle uses) and its confidence [n] for every trace."""
     if bundle.fingerprint != traces.origin.fingerprint:
         raise EdgeVqaError(f"these traces are of another bundle ({traces.origin.model})", f"collect traces of {bundle.name}")
     bundles.verify(bundle)
     chosen = method_of(bundle, method)
-    return chosen.name, chosen.score_features(traces.features)
+    return chosen, chosen.score_features(traces.features)
 
 
 def choose(
@@ -33,19 +34,18 @@ def choose(
     default: float,
     *,
     method: str | None = None,
-    first: Callable[[float], float | None] = lambda risk: None,
 ) -> Manifest:
-    """The bundle's manifest with operating points of a method, chosen on `traces`. first: where the walk for a risk begins
-    (see `threshold.select_threshold`)."""
+    """The bundle's manifest with operating points of a method (default: the one that the bundle uses), chosen on `traces`."""
     if len(np.unique(traces.picture)) < len(traces):
         raise EdgeVqaError(
             f"{len(traces)} calibration questions on {len(np.unique(traces.picture))} pictures are not independent",
             "keep one question a picture",
         )
-    name, confidence = confidences(bundle, traces, method)
+    chosen, confidence = confidences(bundle, traces, method)
+    name = chosen.name
     points = []
     for risk in risks:
-        threshold = select_threshold(confidence, traces.accuracy, risk, delta, first=first(risk))
+        threshold = select_threshold(confidence, traces.accuracy, risk, delta, calibrated=chosen.calibrated)
         points.append(
             OperatingPoint(
                 risk=risk,

@@ -4,9 +4,10 @@ Learn then Test (Angelopoulos et al. 2021, arXiv 2110.01052, section 3) with fix
 is fixed beforehand. It is walked from strict to lax, and the walk ends at the first threshold at which "the risk is above R"
 cannot be rejected at level delta. Where it begins must not depend on the correctness of the calibration answers:
 
-- `promising` chooses the place that is likeliest to pass, from other questions (those that trained the Selector);
-- without those, it begins where START times as many answers remain as an error-free test needs, a place chosen from the
-  confidences alone. Beginning at the very strictest place that could pass would let one early error end the walk.
+- a calibrated confidence is a probability of being right: the walk begins where these probabilities promise most that the
+  test passes. If they are wrong, only coverage is lost, not the guarantee;
+- any other begins where START times as many answers remain as an error-free test needs. Beginning at the very strictest place
+  that could pass would let one early error end the walk.
 
 Calibration questions must be drawn independently (one a picture), from what will be asked. The begin of the walk adds one
 assumption: beyond it, less confidence does not mean fewer errors.
@@ -59,23 +60,26 @@ def _divergence(a: Floats, b: float) -> Floats:
 
 
 def select_threshold(
-    confidence: Values, accuracy: Values, risk: float, delta: float, *, first: float | None = None, start: float = START
+    confidence: Values, accuracy: Values, risk: float, delta: float, *, calibrated: bool = False, start: float = START
 ) -> float | None:
     """The laxest threshold that keeps the risk with probability 1 - delta; None when none passes: then abstain always.
 
-    confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1). first: the strictest threshold to
-    test, from `promising` on other questions; without it, `start` says where the walk begins.
+    confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1). calibrated: the confidence is meant as
+    a probability, which says where the walk begins; else `start` does.
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
     if c.ndim != 1 or c.shape != a.shape:
         raise ValueError("confidence and accuracy must be one-dimensional and of one length")
     errors, answers = _at_grid(c, a)
-    if first is None:
-        begin = answers >= max(min(math.ceil(start * needed(risk, delta)), len(c)), needed(risk, delta))
+    if calibrated:
+        expected, _ = _at_grid(c, c)
+        # one error more than expected and one standard deviation: a promise that rests on few answers is not the best
+        unlucky = np.floor(expected + 1 + np.sqrt(expected))
+        tested = np.arange(int(np.argmin(p_values(unlucky, answers, risk, graded=False))), len(GRID))
     else:
-        begin = first + 1e-12 >= GRID
-    tested = np.flatnonzero(begin & (answers > 0))
+        tested = np.flatnonzero(answers >= max(min(math.ceil(start * needed(risk, delta)), len(c)), needed(risk, delta)))
+    tested = tested[answers[tested] > 0]
     if not len(tested):
         return None
     passes = p_values(errors[tested], answers[tested], risk, graded=_graded(a)) <= delta
@@ -83,27 +87,18 @@ def select_threshold(
     return float(GRID[tested[count - 1]]) if count else None
 
 
-def promising(confidence: Values, accuracy: Values, risk: float, delta: float, n: int) -> float:
-    """Where a walk over n calibration questions should begin: the threshold likeliest to pass, judged by other questions that
-    are drawn and scored alike."""
-    _check(risk, delta)
-    c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
-    errors, answers = _at_grid(c, a)
-    scale = n / len(c)
-    # one error more than seen: a place that owes its low risk to few answers is not promising
-    expected = p_values(np.ceil((errors + 1) * scale), np.floor(answers * scale), risk, graded=_graded(a))
-    return float(GRID[np.argmin(expected)])
-
-
-def questions_needed(confidence: Values, accuracy: Values, risk: float, delta: float) -> int | None:
+def questions_needed(
+    confidence: Values, accuracy: Values, risk: float, delta: float, *, calibrated: bool = False
+) -> int | None:
     """About how many calibration questions would let a threshold pass in five of six draws, going by these questions.
 
-    None when none would: no share of the questions of which at least `needed` were seen is wrong seldom enough.
+    calibrated: go by the confidences, which vary less than the errors of few questions. None when none would do: no share of
+    the questions is wrong seldom enough.
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
-    errors, answers = _at_grid(c, a)
-    seen = answers >= min(needed(risk, delta), len(c))
+    errors, answers = _at_grid(c, c if calibrated else a)
+    seen = answers >= (1 if calibrated else min(needed(risk, delta), len(c)))
     best: float | None = None
     sizes = np.unique(np.geomspace(needed(risk, delta), 1e6, 400).round())  # of answers
     for wrong, share in sorted(set(zip(errors[seen] / answers[seen], answers[seen] / len(c), strict=True))):
