@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MINI := edge_vqa/bundles/mini
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bundle measure sheet readme clean
+.PHONY: help demo test lint fix bundle measure study sheet readme clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -47,6 +47,9 @@ bundle: $(VENV)/.dev ## make the embedded bundle again from the shipped checkpoi
 
 measure: $(VENV)/.dev ## measure everything the model card states (needs the recipe's data; about 15 minutes)
 	$(BIN)/python -m recipes.mini.measure
+
+study: $(VENV)/.dev ## what quantisation costs in accuracy and trust (needs the recipe's data; an hour the first time)
+	sh recipes/mini/study.sh $(BIN)
 
 sheet: $(VENV)/.dev ## ask the embedded model about the examples and draw the README's contact sheet
 	$(BIN)/python -m recipes.mini.examples sheet

@@ -72,16 +72,15 @@ def select_threshold(
     if c.ndim != 1 or c.shape != a.shape:
         raise ValueError("confidence and accuracy must be one-dimensional and of one length")
     errors, answers = _at_grid(c, a)
+    least = needed(risk, delta)
+    tested = np.flatnonzero(answers >= (least if calibrated else max(least, min(math.ceil(start * least), len(c)))))
+    if not len(tested):
+        return None
     if calibrated:
         expected, _ = _at_grid(c, c)
         # one error more than expected and one standard deviation: a promise that rests on few answers is not the best
-        unlucky = np.floor(expected + 1 + np.sqrt(expected))
-        tested = np.arange(int(np.argmin(p_values(unlucky, answers, risk, graded=False))), len(GRID))
-    else:
-        tested = np.flatnonzero(answers >= max(min(math.ceil(start * needed(risk, delta)), len(c)), needed(risk, delta)))
-    tested = tested[answers[tested] > 0]
-    if not len(tested):
-        return None
+        unlucky = np.floor(expected + 1 + np.sqrt(expected))[tested]
+        tested = tested[int(np.argmin(p_values(unlucky, answers[tested], risk, graded=False))) :]
     passes = p_values(errors[tested], answers[tested], risk, graded=_graded(a)) <= delta
     count = len(tested) if passes.all() else int(np.argmin(passes))
     return float(GRID[tested[count - 1]]) if count else None

@@ -29,7 +29,7 @@ from selector_onnx.collect import Array, Origin, Traces, take
 
 FOLDS = 5
 LEAST = 40  # questions, and a quarter as many pictures
-PROJECTED_BYTES = 800_000  # at most, of all projections in float32
+PROJECTED_BYTES = 700_000  # at most, of all projections in float32
 DRAWS = 1000  # bootstrap
 Layers: TypeAlias = tuple[tuple[Array, Array], ...]
 Rows: TypeAlias = npt.NDArray[np.intp]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_vqa.model import Model
-from edge_vqa.trace import STATISTICS, features, step_statistics
+from edge_vqa.trace import FIRST, STATISTICS, features, step_statistics
 from tests.conftest import Asked
 
 
@@ -34,12 +34,13 @@ def test_features_of_a_real_trace(model: Model, easy_questions: list[Asked]) -> 
     trace = model.ask(path, question, gate=False).trace
     made = features(trace)
     assert {name: value.shape for name, value in made.items()} == {
-        "image": (256,),
-        "first_hidden": (256,),
-        "answer_hidden": (256,),
-        "statistics": (len(STATISTICS),),
+        "image": (1, 256),
+        "first_hidden": (1, 256),
+        "answer_hidden": (1, 256),
+        "first_statistics": (1, len(FIRST)),
+        "statistics": (1, len(STATISTICS)),
     }
-    statistics = dict(zip(STATISTICS, made["statistics"], strict=True))
+    statistics = dict(zip(STATISTICS, made["statistics"][0], strict=True))
     assert np.exp(statistics["joint_logprob"]) == pytest.approx(trace.maxprob, rel=1e-5)
     assert statistics["length"] == len(trace.tokens)
     assert statistics["ended"] == 1.0

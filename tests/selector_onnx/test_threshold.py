@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from selector_onnx.threshold import needed, p_value, select_threshold
+from selector_onnx.threshold import GRID, needed, p_values, questions_needed, select_threshold
 
 Draw = tuple[np.ndarray, np.ndarray]
+DELTA, DRAWS = 0.1, 1000
 
 
 def draw(rng: np.random.Generator, n: int, *, graded: bool = False) -> Draw:
@@ -20,26 +21,44 @@ def draw(rng: np.random.Generator, n: int, *, graded: bool = False) -> Draw:
     return confidence, np.where(wrong & (rng.random(n) < 0.5), 0.6, accuracy) if graded else accuracy
 
 
-def true_risk(threshold: float, *, graded: bool) -> float:
-    confidence, accuracy = draw(np.random.default_rng(12345), 2_000_000, graded=graded)
-    return float(1 - accuracy[confidence >= threshold].mean())
+@pytest.fixture(scope="module", params=[False, True], ids=["binary", "graded"])
+def true_risks(request: pytest.FixtureRequest) -> tuple[bool, dict[float, float]]:
+    """Risk at every threshold of the grid, from two million questions."""
+    confidence, accuracy = draw(np.random.default_rng(12345), 2_000_000, graded=request.param)
+    order = np.argsort(-confidence)
+    risks = np.cumsum(1 - accuracy[order]) / np.arange(1, len(order) + 1)
+    answered = len(order) - np.searchsorted(confidence[order][::-1], GRID)
+    return request.param, {float(t): float(risks[max(1, a) - 1]) for t, a in zip(GRID, answered, strict=True)}
 
 
-@pytest.mark.parametrize(("graded", "n", "risk"), [(False, 400, 0.1), (False, 1500, 0.05), (True, 1500, 0.05)])
-def test_the_risk_is_broken_no_more_often_than_delta(graded: bool, n: int, risk: float) -> None:
-    rng, delta, rounds = np.random.default_rng(1), 0.1, 600
-    cache: dict[float, float] = {}
-    broken = passed = 0
-    for _ in range(rounds):
-        threshold = select_threshold(*draw(rng, n, graded=graded), risk, delta)
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("n", [100, 250, 500, 1500, 5000])
+def test_the_risk_is_broken_no_more_often_than_delta(
+    true_risks: tuple[bool, dict[float, float]], n: int, calibrated: bool
+) -> None:
+    graded, risk_at = true_risks
+    rng, broken, passed = np.random.default_rng(n), 0, 0
+    risk = 0.1 if n < 1000 else 0.05
+    for _ in range(DRAWS):
+        threshold = select_threshold(*draw(rng, n, graded=graded), risk, DELTA, calibrated=calibrated)
         if threshold is not None:
             passed += 1
-            if threshold not in cache:
-                cache[threshold] = true_risk(threshold, graded=graded)
-            broken += cache[threshold] > risk
-    # 600 rounds: three standard errors above delta
-    assert broken / rounds <= delta + 3 * math.sqrt(delta * (1 - delta) / rounds), f"broken in {broken} of {rounds}"
-    assert passed > rounds / 2, f"a threshold was found in only {passed} of {rounds}"
+            broken += risk_at[threshold] > risk
+    limit = DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / DRAWS)  # three standard errors
+    assert broken / DRAWS <= limit, f"broken in {broken} of {DRAWS}"
+    if n >= 1500:
+        assert passed > DRAWS / 2, f"a threshold was found in only {passed} of {DRAWS}"
+
+
+@pytest.mark.parametrize("n", [100, 1000, 5000])
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_no_threshold_is_offered_where_none_is_justified(n: int, calibrated: bool) -> None:
+    """Every answer is wrong 12 times in 100, whatever the confidence: nothing keeps 10 %, so that any offer breaks it."""
+    rng, offered = np.random.default_rng(n), 0
+    for _ in range(DRAWS):
+        confidence, accuracy = rng.random(n), (rng.random(n) >= 0.12).astype(float)
+        offered += select_threshold(confidence, accuracy, 0.1, DELTA, calibrated=calibrated) is not None
+    assert offered / DRAWS <= DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / DRAWS), f"offered in {offered} of {DRAWS}"
 
 
 def test_a_wider_start_answers_more_than_the_strictest_place_that_could_pass() -> None:
@@ -53,41 +72,76 @@ def test_a_wider_start_answers_more_than_the_strictest_place_that_could_pass() -
     assert np.mean(coverage[3.0]) > np.mean(coverage[1.0]) + 0.1, {s: float(np.mean(v)) for s, v in coverage.items()}
 
 
+def test_a_calibrated_confidence_says_where_to_begin() -> None:
+    """Errors among the surest, as MaxProb has them, end a walk that begins there; the probabilities know a better place."""
+    rng = np.random.default_rng(6)
+    coverage: dict[bool, list[float]] = {False: [], True: []}
+    for _ in range(200):
+        confidence = rng.beta(4, 1, 1500)
+        right = (rng.random(1500) < np.minimum(confidence, 0.97)).astype(float)
+        for calibrated, values in coverage.items():
+            threshold = select_threshold(np.minimum(confidence, 0.999), right, 0.1, 0.1, calibrated=calibrated)
+            values.append(0.0 if threshold is None else float((confidence >= threshold).mean()))
+    assert np.mean(coverage[True]) >= np.mean(coverage[False]), {c: float(np.mean(v)) for c, v in coverage.items()}
+
+
 def test_needed_is_the_least_error_free_number_that_passes() -> None:
     n = needed(0.05, 0.1)
     assert 0.95**n <= 0.1 < 0.95 ** (n - 1)
 
 
 def test_binary_p_values_are_the_exact_binomial_tail() -> None:
-    errors = np.array([1.0] * 2 + [0.0] * 48)
     expected = sum(math.comb(50, k) * 0.1**k * 0.9 ** (50 - k) for k in range(3))
-    assert p_value(errors, 0.1) == pytest.approx(expected)
+    assert p_values([2.0], [50], 0.1, graded=False)[0] == pytest.approx(expected)
+    assert p_values([0.0], [0], 0.1, graded=False)[0] == 1.0, "no answers prove nothing"
 
 
 def test_graded_p_values_are_valid_and_not_below_the_binary_ones() -> None:
     rng = np.random.default_rng(3)
     risk, n = 0.2, 100
-    rejected = np.mean([p_value(rng.choice([0.0, 0.4], n), risk) <= 0.1 for _ in range(1000)])  # mean error exactly 0.2
-    assert rejected <= 0.1
-    graded = np.array([0.1] + [0.0] * 99)
-    assert 0 < p_value(graded, risk) < 1
+    sums = rng.choice([0.0, 0.4], (1000, n)).sum(1)  # mean error exactly 0.2
+    assert (p_values(sums, np.full(1000, n), risk, graded=True) <= 0.1).mean() <= 0.1
+    errors = np.arange(0, 30)
+    answers = np.full(30, n)
+    assert (p_values(errors, answers, risk, graded=True) >= p_values(errors, answers, risk, graded=False)).all()
+    direct = min(
+        math.exp(-100 * (0.001 * math.log(0.001 / 0.2) + 0.999 * math.log(0.999 / 0.8))), math.e * (0.8**100 + 20 * 0.8**99)
+    )
+    assert p_values([0.1], [100], risk, graded=True)[0] == pytest.approx(direct, rel=1e-6)
 
 
 def test_abstains_always_when_nothing_passes() -> None:
     rng = np.random.default_rng(4)
-    assert select_threshold(rng.random(500), np.zeros(500), 0.05, 0.1) is None
-    assert select_threshold(rng.random(20), np.ones(20), 0.05, 0.1) is None, "20 answers cannot show 5 % risk"
-    assert select_threshold([], [], 0.05, 0.1) is None
+    for calibrated in (False, True):
+        assert select_threshold(rng.random(500), np.zeros(500), 0.05, 0.1, calibrated=calibrated) is None
+        assert select_threshold(rng.random(20), np.ones(20), 0.05, 0.1, calibrated=calibrated) is None, "20 cannot show 5 %"
+        assert select_threshold([], [], 0.05, 0.1, calibrated=calibrated) is None
 
 
 def test_answers_everything_when_everything_is_right() -> None:
     confidence = np.random.default_rng(5).random(500)
-    threshold = select_threshold(confidence, np.ones(500), 0.05, 0.1)
-    assert threshold is not None and (confidence >= threshold).mean() > 0.99
+    for calibrated in (False, True):
+        threshold = select_threshold(confidence, np.ones(500), 0.05, 0.1, calibrated=calibrated)
+        assert threshold is not None and (confidence >= threshold).mean() > 0.99
 
 
 def test_equal_confidences_are_answered_together_or_not_at_all() -> None:
     assert select_threshold(np.full(300, 0.7), np.repeat([1.0, 0.0], [150, 150]), 0.1, 0.1) is None
+
+
+def test_says_how_many_questions_would_do() -> None:
+    """Half of the time at least the number that is named does, in fresh draws; a tenth of it mostly does not."""
+    rng = np.random.default_rng(7)
+    confidence, accuracy = draw(rng, 3000)
+    enough = questions_needed(confidence, accuracy, 0.05, 0.1)
+    assert enough is not None and 50 < enough < 3000, enough
+
+    def passing(n: int) -> float:
+        return float(np.mean([select_threshold(*draw(rng, n), 0.05, 0.1) is not None for _ in range(200)]))
+
+    assert passing(enough * 2) > 0.5, (enough, passing(enough * 2))
+    assert passing(enough // 10) < 0.2, (enough, passing(enough // 10))
+    assert questions_needed(confidence, np.zeros(3000), 0.05, 0.1) is None, "no number of wrong answers would do"
 
 
 @pytest.mark.parametrize(("risk", "delta"), [(0.0, 0.1), (1.0, 0.1), (0.1, 0.0), (0.1, 2.0)])

@@ -1,0 +1,152 @@
+"""`fit`: labelled questions and a bundle in, a bundle with a fitted gate out; the real model, ONNX and llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from edge_vqa import bundle as bundles
+from edge_vqa import questions as files
+from edge_vqa.model import load
+from selector_onnx import exposure, fit
+from tests.conftest import EXAMPLES, Asked, Run, one_line
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Asked]) -> Path:
+    """500 questions, one a picture: easy ones that the model gets right, and a third that it cannot answer."""
+    path, rng = tmp_path_factory.mktemp("fit") / "questions.jsonl", Random(3)
+    lines, pictures = [], set()
+    for number, picture, question, answer in easy_questions:
+        if picture in pictures or len(lines) == 500:
+            continue
+        pictures.add(picture)
+        if rng.random() < 0.3:
+            question, answer = rng.choice(("what time is it?", "welche form ist das?", "how old is it?")), "unanswerable"
+        lines.append({"question_id": number, "image": str(picture), "question": question, "answers": [answer]})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def first(labelled: Path, n: int, path: Path) -> Path:
+    path.write_text("".join(labelled.read_text().splitlines(keepends=True)[:n]))
+    return path
+
+
+def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, labelled: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = run(
+        *("edge-vqa-selector", "fit", "mini", "--data", labelled, "--risk", "0.1", "--risk", "0.05", "--delta", "0.1"),
+        *("-o", tmp_path / "mine"),
+        cwd=tmp_path,
+    )
+    took = time.monotonic() - began
+    assert result.returncode == 0, result.stderr
+    assert took <= 120, f"{took:.0f} s"
+    assert "250 questions trained; 250, one a picture, chose thresholds" in result.stdout and "gate: Selector" in result.stdout
+    found = bundles.read(tmp_path / "mine")
+    points = [p for p in found.manifest.operating_points if p.confidence == "selector"]
+    assert [(p.risk, p.delta, p.n, p.default) for p in points] == [(0.1, 0.1, 250, True), (0.05, 0.1, 250, False)]
+    assert all(p.threshold is not None and p.coverage > 0.5 for p in points), result.stdout
+    assert found.manifest.name == "mine" and {"selector", "selector_early"} <= set(found.manifest.files)
+    asked = run("edge-vqa", "ask", EXAMPLES / "shape.png", "what time is it?", "--model", "mine", "--json", cwd=tmp_path)
+    assert json.loads(asked.stdout)["abstained"] and json.loads(asked.stdout)["calibrated"], asked.stdout + asked.stderr
+    early = run("edge-vqa", "ask", EXAMPLES / "shape.png", "what time is it?", "--model", "mine", "--early", cwd=tmp_path)
+    assert early.returncode == 3 and "10% risk" in early.stderr
+    for name in ("report.html", "metrics.json", "risk_coverage.png"):
+        assert (tmp_path / "mine.fit" / name).stat().st_size > 1000
+    assert "exists already" in one_line(run("edge-vqa-selector", "fit", "mini", "--data", labelled, "-o", tmp_path / "mine"))
+
+
+def test_100_questions_still_make_something_valid(run: Run, labelled: Path, tmp_path: Path) -> None:
+    few = first(labelled, 100, tmp_path / "few.jsonl")
+    result = run("edge-vqa-selector", "fit", "mini", "--data", few, "--risk", "0.05", "--risk", "0.2", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "labelled questions would do" in result.stdout, "50 calibration questions cannot show 5 %"
+    with load(tmp_path / "mini-fitted") as model:
+        answer = model.ask(EXAMPLES / "shape.png", "what shape is it?")
+        assert answer.abstained and answer.calibrated and answer.threshold is None, "no threshold: abstains always"
+        assert not model.ask(EXAMPLES / "shape.png", "what shape is it?", threshold=0.3).abstained
+
+
+def test_falls_back_to_calibrated_maxprob_and_says_so(tmp_path: Path, labelled: Path, easy_questions: list[Asked]) -> None:
+    """Labels at random: nothing that the Selector could learn."""
+    rng = Random(1)
+    made = [
+        files.Question(str(n), q.image, q.question, (rng.choice(("no", "unanswerable", "circle")),))
+        for n, q in enumerate(files.read(labelled)[:240])
+    ]
+    fitted = fit.fit(bundles.read("mini"), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
+    assert fitted.method == "temperature" and "not significantly better" in fitted.why
+    with load(tmp_path / "mine") as model:
+        assert model.ask(EXAMPLES / "shape.png", "what shape is it?").confidence_method == "temperature"
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_answers_all_right_or_all_wrong_leave_plain_maxprob(tmp_path: Path, easy_questions: list[Asked], right: bool) -> None:
+    made = [files.Question(n, p, q, (a if right else "unanswerable",)) for n, p, q, a in easy_questions[:150]]
+    with load("mini") as model:
+        made = [q for q in made if (model.ask(q.image, q.question, gate=False).candidate == q.answers[0]) == right]
+    fitted = fit.fit(bundles.read("mini"), made, tmp_path / "mine", fit.Options(risks=(0.1,)))
+    assert fitted.method == "maxprob" and ("right" if right else "wrong") in fitted.why
+    (point,) = fitted.points
+    assert (point.threshold is not None) == right
+    assert right or fitted.would_do == {0.1: None}, "more wrong answers would not do"
+
+
+def test_split_keeps_pictures_apart_and_takes_one_calibration_question_of_each() -> None:
+    made = [files.Question(f"{p}-{n}", Path(f"{p}.png"), "?", ("a",)) for p in range(60) for n in range(3)]
+    training, calibration = fit.split(made, 0.5, 0)
+    assert not {q.image for q in training} & {q.image for q in calibration}
+    assert len(training) == 90 and len({q.image for q in calibration}) == len(calibration) == 30
+    assert (training, calibration) == fit.split(made, 0.5, 0) != fit.split(made, 0.5, 1)
+
+
+def test_exposure_adds_corrupted_pictures_and_swapped_ones(tmp_path: Path, labelled: Path) -> None:
+    asked = files.read(labelled)[:40]
+    worse = exposure.corrupted(asked, 0.5, tmp_path / "worse", 0)
+    assert len(worse) == 20 and all(q.image.is_file() and q.answers for q in worse)
+    again = exposure.corrupted(asked, 0.5, tmp_path / "again", 0)
+    assert [a.image.read_bytes() for a in worse] == [b.image.read_bytes() for b in again], "the same seed, the same pictures"
+    swapped = exposure.swapped(asked, 0.25, 0)
+    originals = {q.question: q.image for q in asked}
+    assert len(swapped) == 10 and all(q.answers == ("unanswerable",) for q in swapped)
+    assert all(q.image != originals[q.question] or q.question.startswith(("what", "how", "wel")) for q in swapped)
+    fitted = fit.fit(
+        *(
+            bundles.read("mini"),
+            files.read(labelled)[:200],
+            tmp_path / "mine",
+            fit.Options(risks=(0.2,), corrupt=0.5, swap=0.2),
+        ),
+        extra=[files.Question("x", asked[0].image, "und was ist das?", ("unanswerable",))],
+    )
+    assert fitted.training == 100 and 70 <= fitted.exposed <= 71, fitted
+
+
+@pytest.mark.parametrize("kind", exposure.KINDS)
+def test_every_corruption_changes_the_picture(kind: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 48, 3)).astype(np.uint8)
+    worse = exposure.corrupt(rgb, kind, 3, 1)
+    assert worse.shape == rgb.shape and worse.dtype == np.uint8 and (worse != rgb).mean() > 0.05
+    assert np.array_equal(worse, exposure.corrupt(rgb, kind, 3, 1)), "deterministic"
+
+
+def test_bad_input_costs_one_line_and_leaves_nothing(run: Run, labelled: Path, tmp_path: Path) -> None:
+    few = first(labelled, 60, tmp_path / "few.jsonl")
+    line = one_line(run("edge-vqa-selector", "fit", "mini", "--data", few, cwd=tmp_path))
+    assert "60 questions are too few" in line and "label at least 100" in line
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(labelled.read_text() + '{"question_id": 1}\n')
+    assert "line 501" in one_line(run("edge-vqa-selector", "fit", "mini", "--data", broken, cwd=tmp_path))
+    gone = json.loads(labelled.read_text().splitlines()[0]) | {"question_id": "gone", "image": "gone.png"}
+    broken.write_text(labelled.read_text() + json.dumps(gone) + "\n")
+    assert "1 of 501 pictures are missing" in one_line(run("edge-vqa-selector", "fit", "mini", "--data", broken, cwd=tmp_path))
+    for wrong in (["--risk", "2"], ["--corrupt", "3"], ["--calibration", "1"]):
+        assert run("edge-vqa-selector", "fit", "mini", "--data", labelled, *wrong, cwd=tmp_path).returncode == 2
+    assert not (tmp_path / "mini-fitted").exists()

@@ -1,0 +1,117 @@
+"""A small study of two precisions of the real checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converters.convert import Options, convert
+from edge_vqa.evaluation import figures
+from selector_onnx import study
+from tests.conftest import CHECKPOINT, Asked, Run, one_line
+
+CONFIG = """
+name = "small"
+baseline = "q8"
+main = "q2"
+mixes = [0, 50, 100]
+
+[data]
+train = "train.jsonl"
+exposure = "exposure.jsonl"
+calibration = "calibration.jsonl"
+id = "id.jsonl"
+ood = "ood.jsonl"
+
+[[bundle]]
+folder = "q8"
+precision = "int8"
+quantiser = "RTN"
+
+[[bundle]]
+folder = "q2"
+precision = "int2"
+quantiser = "RTN"
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Asked]) -> Path:
+    where = tmp_path_factory.mktemp("study")
+    for name, quant in (("q8", "rtn:q8_0"), ("q2", "rtn:q2_k")):
+        convert(CHECKPOINT, where / name, Options(quant=quant, vision_type="q8_0", max_tokens=12))
+    seen: set[Path] = set()
+    one_each = [asked for asked in easy_questions if asked[1] not in seen and not seen.add(asked[1])]  # type: ignore[func-returns-value]
+    parts: Iterator[Asked] = iter(one_each)
+    for name, count in (("train", 120), ("exposure", 60), ("calibration", 100), ("id", 80), ("ood", 70)):
+        lines = []
+        for number, (_, (_, picture, question, answer)) in enumerate(zip(range(count), parts, strict=False)):
+            if number % (4 if name in ("train", "calibration", "id") else 2) == 0:
+                question, answer = "welche form ist das?", "unanswerable"
+            line = {"question_id": f"{name}{number}", "image": str(picture), "question": question, "answers": [answer]}
+            lines.append(json.dumps(line))
+        (where / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (where / "study.toml").write_text(CONFIG)
+    return where
+
+
+def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Run, folder: Path) -> None:
+    result = run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
+    assert result.returncode == 0, result.stderr
+    text = (folder / "out" / "study.md").read_text()
+    for heading in ("int2 RTN with its Selector, minus int8 RTN with MaxProb", "## C@5%", "## Ablation", "## Operating points"):
+        assert heading in text, heading
+    assert "| 100;0 | 50;50 | 0;100 |" in text and "Selector of int8 RTN" in text and "selector-early" in text
+    cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
+    assert len(cells) == (2 + 3) * 3, "MaxProb and two Selectors, of which the baseline's own is one"
+    assert (folder / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")}
+    assert len(before) > 20
+    again = run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
+    assert again.returncode == 0 and (folder / "out" / "study.md").read_text() == text
+    assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")} == before
+
+
+def test_cells_are_what_direct_calculation_gives_on_nested_mixes(run: Run, folder: Path) -> None:
+    run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
+    shop = study.Workshop(study.read_config(folder / "study.toml"), folder, folder / "out")
+    ids = {mix: set(shop.mixed("q2", mix).question_id.tolist()) for mix in (0, 50, 100)}
+    assert all(len(own) == 70 for own in ids.values()), "as many questions in every mix"
+    assert sum(number.startswith("ood") for number in ids[50]) == 35
+    assert {n for n in ids[50] if n.startswith("id")} <= ids[0] and {n for n in ids[50] if n.startswith("ood")} <= ids[100]
+    assert ids[50] == set(shop.mixed("q8", 50).question_id.tolist()), "the same questions for every bundle"
+    traces = shop.mixed("q2", 50)
+    cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
+    cell = next(c for c in cells if (c["bundle"], c["confidence"], c["ood_percent"]) == ("q2", "maxprob", 50))
+    expected = figures(traces.maxprob.astype(float), traces.accuracy.astype(float))
+    for name, value in expected.items():
+        assert cell[name]["value"] == pytest.approx(value, abs=1e-12), name
+    assert cell["accuracy"]["value"] == pytest.approx(float(traces.accuracy.mean()))
+    assert cell["accuracy"]["low"] < cell["accuracy"]["value"] < cell["accuracy"]["high"]
+
+
+def test_differences_are_paired() -> None:
+    draws = np.random.default_rng(0).normal(0.5, 0.1, 1000)
+    one = study.Cell({"aurc": 0.6}, {"aurc": draws + 0.1})
+    other = study.Cell({"aurc": 0.5}, {"aurc": draws})
+    difference = one.minus(other, "aurc")
+    assert difference.value == pytest.approx(0.1) and difference.high - difference.low < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("baseline = ", "base = "), "baseline"),
+        (('main = "q2"', 'main = "q3"'), "is the folder of no bundle"),
+        (("mixes = [0, 50, 100]", "mixes = [0, 500]"), "per cent"),
+        (('train = "train.jsonl"', 'train = "none.jsonl"'), "does not exist"),
+        (("[data]", "[dat"), "is not a study"),
+    ],
+)
+def test_a_bad_config_costs_one_line(run: Run, folder: Path, change: tuple[str, str], words: str) -> None:
+    (folder / "bad.toml").write_text(CONFIG.replace(*change))
+    assert words in one_line(run("edge-vqa-selector", "study", folder / "bad.toml", "-o", folder / "bad"))
