@@ -163,7 +163,8 @@ def train(
     if len(np.unique(fold)) < FOLDS:
         raise EdgeVqaError("the questions are on too few pictures", "collect questions on more pictures")
     names = tuple(inputs or traces.features)
-    tried = [c for c in candidates if len(traces) >= c.questions] or list(candidates[:1])
+    statistics = any("statistics" in name for name in names)  # a candidate without directions reads nothing else
+    tried = [c for c in candidates if len(traces) >= c.questions and (c.directions or statistics)]
     found: dict[str, tuple[Trained, Array]] = {}
     losses: dict[str, float] = {}
     for number, candidate in enumerate(tried):

@@ -8,8 +8,9 @@ writes, beside the files of `reliability.py`, `exposure.jsonl` (may train the Se
 rest is asked, in conversation, about what is not there or what no picture says. One question a picture.
 
 Corruptions are those of ImageNet-C (Hendrycks and Dietterich 2019, arXiv 1903.12261, package `imagecorruptions`), severities 1
-to 5, and low light. No kind of corruption, and no line of `conversation.py`, is in two of the three files. Their photos are
-none that `reliability.py` took for the Selector, the thresholds or the mix that measures them.
+to 5, and low light; impulse noise ignores seeds, so that a new run draws it anew. No kind of corruption, and no line of
+`conversation.py`, is in two of the three files. Their photos are none that `reliability.py` took for the Selector, the
+thresholds or the mix that measures them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The study of docs/study.md: the checkpoint in eight precisions, then `edge-vqa-selector study`. $1: folder of the commands.
+# The study of docs/study.md: the checkpoint in seven precisions, then `edge-vqa-selector study`. $1: folder of the commands.
 # Needs build/mini/questions (python -m recipes.mini.reliability, then recipes.mini.ood). An hour on two cores, the first time.
 set -eu
 bin=$1 out=build/mini/study
@@ -15,5 +15,4 @@ one int4-hqq hqq:q4_1 q8_0
 one int4-mbq mbq+rtn:q4_k_m q8_0 --calibration build/mini/questions/mbq_calibration.jsonl
 one int3-rtn rtn:q3_k_s q8_0
 one int3-mbq mbq+rtn:q3_k_s q8_0 --calibration build/mini/questions/mbq_calibration.jsonl
-one int2-rtn rtn:q2_k q8_0
 "$bin"/edge-vqa-selector study recipes/mini/study.toml -o $out/results

@@ -105,7 +105,7 @@ def test_differences_are_paired() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("baseline = ", "base = "), "baseline"),
+        (("baseline = ", "base = "), "unknown key base"),
         (('main = "q2"', 'main = "q3"'), "is the folder of no bundle"),
         (("mixes = [0, 50, 100]", "mixes = [0, 500]"), "per cent"),
         (('train = "train.jsonl"', 'train = "none.jsonl"'), "does not exist"),
