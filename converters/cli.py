@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from edge_vqa.errors import EdgeVqaError, run
+from edge_vqa.terminal import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,14 +62,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     terminal = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
-        yield report
+        yield steps(bars)
 
 
 @app.command(

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_vqa import __version__
+from edge_vqa import __version__, terminal
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from edge_vqa.model import Answer
     from edge_vqa.questions import Question
 
@@ -210,7 +208,7 @@ def batch(
         _busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)
-        with _progress() as bars:
+        with terminal.progress() as bars:
             task = bars.add_task("asking", total=len(asked))
             outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
     left_out = f", {len(missing)} left out: no picture" if missing else ""
@@ -258,7 +256,7 @@ def eval_(
     except OSError as error:
         raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
     _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, confidence=confidence, threads=threads) as loaded, _progress() as bars:
+    with load(model, confidence=confidence, threads=threads) as loaded, terminal.progress() as bars:
         _busy("")
         bundle = loaded.bundle
         task = bars.add_task("asking", total=len(asked))
@@ -322,16 +320,6 @@ def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: s
         raise typer.BadParameter("use low or high", param_hint="--detail")
 
 
-def _progress() -> Progress:
-    """A progress bar on the terminal; nothing where stderr is a file or a pipe."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    terminal = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
-
-
 def _busy(doing: str) -> None:
     """What is going on, on a terminal only; an empty text wipes it away."""
     if sys.stderr.isatty():
@@ -341,7 +329,11 @@ def _busy(doing: str) -> None:
 
 def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
     """One line on how the answer was judged."""
-    confidence = f"confidence {answer.confidence:.2f}"
+    # nobody is sure, and nothing impossible: 1.00 and 0.00 would say so
+    value = (
+        "over 0.99" if answer.confidence >= 0.995 else "below 0.01" if answer.confidence < 0.005 else f"{answer.confidence:.2f}"
+    )
+    confidence = f"confidence {value}"
     if answer.threshold is None:
         limit = "always answered (--no-gate)" if not answer.abstained else "no threshold keeps the risk: always abstains"
     else:

@@ -28,7 +28,12 @@ from edge_vqa.evaluation import COSTS, RISKS, Case, Evaluation, Figure, Judged, 
 from edge_vqa.picture import open_picture
 
 MISTAKES, SIDE = 12, 200  # how many are shown, and their pictures' longer side, pixels
-NAMES = {"selector": "Selector", "maxprob": "MaxProb"}
+NAMES = {
+    "selector": "Selector",
+    "selector-early": "early Selector",
+    "maxprob": "MaxProb",
+    "temperature": "calibrated MaxProb",
+}
 ROWS = {
     "aurc": ("AURC", "lower is better", 1.0, 4),
     **{f"coverage_at_{risk:g}": (f"C@{risk:.0%}", "% answered", 100.0, 1) for risk in RISKS},

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_vqa import terminal
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.progress import Progress, TaskID
-
     from edge_vqa.bundle import OperatingPoint
     from edge_vqa.questions import Question
 
@@ -34,16 +31,6 @@ Int8Option = Annotated[bool, typer.Option("--int8", help="Store the Selector's w
 ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 BundleArgument = Annotated[str, typer.Argument(help="Bundle, by name or folder.")]
-
-
-def _progress() -> Progress:
-    """A progress bar on the terminal; nothing where stderr is a file or a pipe."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    terminal = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
 def _require(*modules: str) -> None:
@@ -109,8 +96,8 @@ def fit(
     if missing or missing_too:
         print(f"{len(missing) + len(missing_too)} questions left out: no picture", file=sys.stderr)
     options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
-    with _progress() as bars:
-        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=_steps(bars))
+    with terminal.progress() as bars:
+        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=terminal.steps(bars))
     added = f", and {made.exposed} more that were added" if made.exposed else ""
     print(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
     print(f"gate: {made.why}")
@@ -145,7 +132,7 @@ def collect(
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
     parts = output.with_name(f".{output.name}.parts")
-    with load(bundle, threads=threads) as model, _progress() as bars:
+    with load(bundle, threads=threads) as model, terminal.progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
         traces = collecting.collect(
             model, asked, name or questions.stem, lambda done: bars.update(task, completed=done), keep=parts
@@ -174,7 +161,7 @@ def train(
     from selector_onnx import train as training
 
     read = collecting.join([collecting.load(path) for path in traces])
-    with _progress() as bars:
+    with terminal.progress() as bars:
         task = bars.add_task("training", total=None)
         fitted = training.train(
             read,
@@ -269,8 +256,8 @@ def study(
     from selector_onnx import study as studies
 
     read = studies.read_config(config)
-    with _progress() as bars:
-        made = studies.run(read, config.parent, output, jobs=jobs, progress=_steps(bars))
+    with terminal.progress() as bars:
+        made = studies.run(read, config.parent, output, jobs=jobs, progress=terminal.steps(bars))
     results = {
         "study.json": tables.as_json(made).encode(),
         "study.md": tables.markdown(made).encode(),
@@ -372,18 +359,6 @@ def _write_splits(questions: list[Question], output: Path, split: list[str] | No
     if missing:
         some = ", ".join(dict.fromkeys(str(question.image) for question in missing[:3]))
         print(f"{len(missing):,} questions have no picture yet ({some}, ...): --skip-missing leaves them out", file=sys.stderr)
-
-
-def _steps(bars: Progress) -> Callable[[str, int, int], None]:
-    """One bar for each step."""
-    tasks: dict[str, TaskID] = {}
-
-    def progress(step: str, done: int, total: int) -> None:
-        if step not in tasks:
-            tasks[step] = bars.add_task(step, total=total)
-        bars.update(tasks[step], completed=done, total=total)
-
-    return progress
 
 
 def _print_point(point: OperatingPoint) -> None:

@@ -62,4 +62,9 @@ def choose(
     counts, _ = np.histogram(confidence, HISTOGRAM, (0, 1))
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
     rest = without(bundle.manifest, name)
-    return dataclasses.replace(rest, operating_points=(*rest.operating_points, *points), calibration=(*rest.calibration, seen))
+    return dataclasses.replace(
+        rest,
+        runtime=dataclasses.replace(rest.runtime, llama_cpp_python=traces.origin.llama_cpp_python),
+        operating_points=(*rest.operating_points, *points),
+        calibration=(*rest.calibration, seen),
+    )

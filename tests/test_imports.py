@@ -25,7 +25,7 @@ THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("errors",),
+    ("errors", "terminal"),
     ("bundle", "device", "gguf_file", "metrics", "native", "trace"),
     ("class_token", "picture", "questions", "template"),
     ("ready",),

@@ -93,9 +93,9 @@ def sheet() -> None:
             for row, question in enumerate(asked):
                 answer = model.ask(EXAMPLES / f"{name}.png", question)
                 said = (
-                    f"not answered ({answer.confidence:.2f})"
+                    f"not answered ({min(answer.confidence, 0.99):.2f})"
                     if answer.abstained
-                    else f"{answer.text} ({answer.confidence:.2f})"
+                    else f"{answer.text} ({min(answer.confidence, 0.99):.2f})"
                 )
                 axis.text(0, -0.075 - row * 0.21, question, transform=axis.transAxes, fontsize=9)
                 colour = "#8a5a00" if answer.abstained else "#0b6b3a"

@@ -60,7 +60,7 @@ Change = Callable[[dict[str, Any]], None]
         (lambda m: m["files"]["lm"].update(path="../lm.gguf"), "plain file name"),
         (lambda m: m["operating_points"][0].update(threshold=7.0), "threshold must lie in 0..1"),
         (lambda m: m["operating_points"][0].update(risk=float("nan")), "risk must be a float"),
-        (lambda m: [p.update(default=False) for p in m["operating_points"]], "exactly one must be the default"),
+        (lambda m: [p.update(default=False) for p in m["operating_points"]], "exactly one of selector must be the default"),
         (lambda m: m["runtime"]["preprocessing"].update(tile=0), "runtime.preprocessing needs"),
     ],
 )
