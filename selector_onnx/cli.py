@@ -105,7 +105,11 @@ def fit(
         _print_point(point)
         if point.threshold is None:
             enough = made.would_do[point.risk]
-            helps = f"about {enough:,} labelled questions would do" if enough else "more questions alone would not help"
+            helps = (
+                f"about {enough:,} labelled questions would do"
+                if enough
+                else "even the surest answers are wrong too often: more questions would hardly help"
+            )
             print(f"  {helps}")
     print(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
     print(f"{made.report}: how reliable it was on the calibration questions")
@@ -238,7 +242,11 @@ def threshold(
         _print_point(point)
         if point.threshold is None:
             enough = questions_needed(scores, read.accuracy, point.risk, delta, calibrated=method.calibrated)
-            print(f"  about {enough:,} calibration questions would do" if enough else "  more questions alone would not help")
+            print(
+                f"  about {enough:,} calibration questions would do"
+                if enough
+                else "  even the surest answers are wrong too often: more questions would hardly help"
+            )
 
 
 @app.command(epilog="Example: edge-vqa-selector study study.toml -o study/\n\nInterrupted? The same command again goes on.")

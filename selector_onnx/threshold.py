@@ -24,6 +24,7 @@ from edge_vqa.metrics import Floats, Values
 
 METHOD = "ltt-fixed-sequence"
 START = 3.0
+MANY = 100_000
 # sigmoid of an even grid of logits, from strict to lax
 GRID = 1 / (1 + np.exp(-np.linspace(9.0, -6.0, 601)))
 
@@ -91,15 +92,15 @@ def questions_needed(
 ) -> int | None:
     """About how many calibration questions would let a threshold pass in five of six draws, going by these questions.
 
-    calibrated: go by the confidences, which vary less than the errors of few questions. None when none would do: no share of
-    the questions is wrong seldom enough.
+    calibrated: go by the confidences, which vary less than the errors of few questions. None when no share of the questions is
+    wrong seldom enough, or when `MANY` questions would not do.
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
     errors, answers = _at_grid(c, c if calibrated else a)
     seen = answers >= (1 if calibrated else min(needed(risk, delta), len(c)))
     best: float | None = None
-    sizes = np.unique(np.geomspace(needed(risk, delta), 1e6, 400).round())  # of answers
+    sizes = np.unique(np.geomspace(needed(risk, delta), max(MANY, needed(risk, delta)), 400).round())  # of answers
     for wrong, share in sorted(set(zip(errors[seen] / answers[seen], answers[seen] / len(c), strict=True))):
         if wrong >= risk:
             break
@@ -107,7 +108,7 @@ def questions_needed(
         passing = sizes[p_values(np.floor(unlucky), sizes, risk, graded=_graded(a)) <= delta]
         if len(passing) and (best is None or passing[0] / share < best):
             best = float(passing[0] / share)
-    return None if best is None else math.ceil(best)
+    return None if best is None or best > MANY else math.ceil(best)
 
 
 def _check(risk: float, delta: float) -> None:

@@ -30,7 +30,7 @@ from selector_onnx.exposure import corrupt
 
 # file -> part of the pictures and wordings, photos and easy-VQA pictures that `reliability.py` has taken, questions
 FILES = {
-    "exposure": ("selector", 1900, 80, 6000),
+    "exposure": ("selector", 1900, 80, 8000),
     "ood_dev": ("calibration", 1300, 360, 2000),
     "ood_test": ("test", 1900, 560, 6000),
 }
@@ -96,9 +96,13 @@ def build(name: str, pictures: Pool, part: str, count: int) -> None:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=FILES, help="write one of the files")
+    only = parser.parse_args().only
     OUT.mkdir(parents=True, exist_ok=True)
     for name, (part, photos, easy, count) in FILES.items():
+        if only not in (None, name):
+            continue
         source = {"selector": "selector", "calibration": "calibration", "test": "mix_test"}[part]
         pictures = pool(source, part)  # in the order of `reliability.py`, so that what it took can be left out
         pictures.numbers = islice(pictures.numbers, photos, None)

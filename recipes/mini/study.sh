@@ -16,3 +16,5 @@ one int4-mbq mbq+rtn:q4_k_m q8_0 --calibration build/mini/questions/mbq_calibrat
 one int3-rtn rtn:q3_k_s q8_0
 one int3-mbq mbq+rtn:q3_k_s q8_0 --calibration build/mini/questions/mbq_calibration.jsonl
 "$bin"/edge-vqa-selector study recipes/mini/study.toml -o $out/results
+cp $out/results/study.md recipes/mini/study.md
+cp $out/results/study.png docs/study.png
