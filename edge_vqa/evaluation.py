@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -142,12 +142,10 @@ def evaluate(
     values = every(None)
     rounds = DRAWS if n <= MANY else FEW_DRAWS
     drawn: dict[tuple[str, str], list[float]] = {key: [] for key in values}
-    for number in range(rounds):
-        chosen = np.bincount(rng.integers(0, pictures, pictures), minlength=pictures)
-        if chosen[picture].any():
-            for key, value in every(chosen[picture]).items():
-                drawn[key].append(value)
-        progress(number + 1, rounds)
+    for number, times in enumerate(draws(judged.pictures, rounds, rng), 1):
+        for key, value in every(times).items():
+            drawn[key].append(value)
+        progress(number, rounds)
 
     def figure(key: tuple[str, str]) -> Figure:
         return Figure(values[key], *interval(np.array(drawn[key])))
@@ -171,6 +169,14 @@ def evaluate(
             for i, point in enumerate(points)
         ],
     )
+
+
+def draws(pictures: npt.ArrayLike, rounds: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
+    """Bootstrap over pictures: for each round, how many times each question counts [n]. pictures: the picture of each [n]."""
+    _, picture = np.unique(np.asarray(pictures), return_inverse=True)
+    count = int(picture.max()) + 1
+    for _ in range(rounds):
+        yield np.bincount(rng.integers(0, count, count), minlength=count)[picture]
 
 
 def figures(confidence: Floats, accuracy: Floats) -> dict[str, float]:

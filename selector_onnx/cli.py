@@ -278,6 +278,7 @@ def study(
 
 import_app = typer.Typer(help="Turn official annotation files into questions files.", no_args_is_help=True)
 app.add_typer(import_app, name="import")
+OfficialOption = Annotated[Path, typer.Option("--questions", metavar="FILE", help="The official questions, JSON.")]
 AnnotationsOption = Annotated[Path, typer.Option(metavar="FILE", help="The official annotations, JSON.")]
 ImagesOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures are.")]
 FolderOption = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where dev.jsonl, ... go.")]
@@ -292,7 +293,7 @@ SplitOption = Annotated[
     " --annotations v2_mscoco_val2014_annotations.json --images val2014 -o vqav2 --split dev=imdb_val2014-dev.npy",
 )
 def import_vqav2(
-    questions: Annotated[Path, typer.Option(metavar="FILE", help="The official questions, JSON.")],
+    questions: OfficialOption,
     annotations: AnnotationsOption,
     images: ImagesOption,
     output: FolderOption,
@@ -313,7 +314,7 @@ def import_vqav2(
     " --annotations v1_mscoco_val2017_advqa_annotations.json --images val2017 -o advqa",
 )
 def import_advqa(
-    questions: Annotated[Path, typer.Option(metavar="FILE", help="The official questions, JSON.")],
+    questions: OfficialOption,
     annotations: AnnotationsOption,
     images: ImagesOption,
     output: FolderOption,

@@ -315,18 +315,13 @@ class Workshop:
 
 def _measured(confidence: Floats, traces: Traces) -> Cell:
     accuracy = traces.accuracy.astype(np.float64)
-    _, picture = np.unique(traces.picture, return_inverse=True)
-    pictures = int(picture.max()) + 1
     order = np.argsort(-confidence, kind="stable")
     rng = np.random.default_rng(SEED)
 
     def every(rows: Any) -> dict[str, float]:
         return evaluation.figures(confidence[rows], accuracy[rows]) | {"accuracy": float(accuracy[rows].mean())}
 
-    drawn = []
-    for _ in range(DRAWS):
-        times = np.bincount(rng.integers(0, pictures, pictures), minlength=pictures)[picture]
-        drawn.append(every(np.repeat(order, times[order])))
+    drawn = [every(np.repeat(order, times[order])) for times in evaluation.draws(traces.picture, DRAWS, rng)]
     values = every(order)
     return Cell(values, {name: np.array([draw[name] for draw in drawn]) for name in values})
 

@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import metrics
+from edge_vqa import evaluation, metrics
 from edge_vqa.bundle import Temperature, write_whole
 from edge_vqa.confidence import Features, Selector, SelectorEarly, TemperatureScaling, logit
 from edge_vqa.errors import EdgeVqaError
@@ -307,17 +307,14 @@ def _mlp(x: Array, y: Array, rows: Rows, stop: Rows, candidate: Candidate, seed:
 
 def _better(confidence: Array, other: Array, traces: Traces, seed: int) -> tuple[float, float]:
     """95 % interval of AURC(other) - AURC(confidence), pictures drawn with replacement."""
-    _, picture = np.unique(traces.picture, return_inverse=True)
-    rng, pictures, accuracy = np.random.default_rng(seed), int(picture.max()) + 1, traces.accuracy
+    rng, accuracy = np.random.default_rng(seed), traces.accuracy
     orders = [np.argsort(-values, kind="stable") for values in (confidence, other)]
     differences = []
-    for _ in range(DRAWS if len(traces) <= 5000 else DRAWS // 5):
-        times = np.bincount(rng.integers(0, pictures, pictures), minlength=pictures)[picture]
+    for times in evaluation.draws(traces.picture, DRAWS if len(traces) <= 5000 else DRAWS // 5, rng):
         rows = [np.repeat(order, times[order]) for order in orders]
         mine, theirs = (metrics.aurc(c[r], accuracy[r]) for c, r in zip((confidence, other), rows, strict=True))
         differences.append(theirs - mine)
-    low, high = np.quantile(differences, (0.025, 0.975))
-    return float(low), float(high)
+    return evaluation.interval(np.array(differences))
 
 
 def save(trained: Trained, path: Path) -> None:
