@@ -30,8 +30,9 @@ KINDS = (
 LONGER_SIDE = 640  # pixels; a corruption of more is slow, and a model sees less
 
 
-def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: int) -> list[Question]:
-    """A share of the questions, each with a corrupted copy of its picture, severity 1 to 5, written to `folder`.
+def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: int) -> list[tuple[Question, Question]]:
+    """A share of the questions, each on a corrupted copy of its picture, severity 1 to 5, written to `folder`; and beside it
+    the question that it is of.
 
     Raises EdgeVqaError when `imagecorruptions` is not installed.
     """
@@ -39,14 +40,15 @@ def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: i
         raise EdgeVqaError("imagecorruptions is not installed", 'pip install "edge-vqa[expose]"')
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random(f"corrupted {seed}")
-    made: list[Question] = []
+    made: list[tuple[Question, Question]] = []
     for question in rng.sample(list(questions), round(share * len(questions))):
         kind, severity = rng.choice(KINDS), rng.randint(1, 5)
         path = folder / f"{len(made):06}.png"
         photo = Image.fromarray(open_picture(question.image).rgb)
         photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
         Image.fromarray(corrupt(np.asarray(photo), kind, severity, rng.randrange(2**32))).save(path, compress_level=1)
-        made.append(dataclasses.replace(question, question_id=f"{question.question_id} {kind} {severity}", image=path))
+        copy = dataclasses.replace(question, question_id=f"{question.question_id} {kind} {severity}", image=path)
+        made.append((copy, question))
     return made
 
 

@@ -1,8 +1,9 @@
 """From a bundle and a few hundred labelled questions to a bundle whose gate is fitted to them: one call, one command.
 
 Collect, split by picture, train, export, choose thresholds, report. Half of the pictures train the Selector; the others, one
-question each, choose its thresholds. Where the Selector is not significantly better than the calibrated MaxProb, the latter
-is taken; where nothing can be learned, because every answer is right or every one wrong, plain MaxProb.
+question each, choose its thresholds. A Selector that the bundle has already stays where neither the new one nor the calibrated
+MaxProb is significantly better. Without one, the calibrated MaxProb is taken where the new Selector is not significantly
+better; where nothing can be learned, because every answer is right or every one wrong, plain MaxProb.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edge_vqa import confidence as methods
 from edge_vqa import evaluation, report
 from edge_vqa.bundle import Bundle, Manifest, OperatingPoint
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.metrics import aurc
 from edge_vqa.model import load
 from edge_vqa.questions import Question
 from edge_vqa.trace import EARLY
@@ -28,9 +30,10 @@ from selector_onnx import collect, exposure
 from selector_onnx.export import export, write_manifest
 from selector_onnx.points import choose, confidences
 from selector_onnx.threshold import questions_needed
-from selector_onnx.train import Fit, train
+from selector_onnx.train import Fit, better_by, train
 
 LEAST = 100  # questions
+KEPT = "the bundle's own Selector"
 
 
 @dataclass(frozen=True)
@@ -100,32 +103,28 @@ def fit(
     work = output.with_name(f"{output.name}.fit")
     copies = exposure.corrupted(training, options.corrupt, work / "exposure", options.seed) if options.corrupt else []
     strangers = exposure.swapped(training, options.swap, options.seed) if options.swap else []
-    exposed = [*extra, *copies, *strangers]
+    exposed = [*extra, *(copy for copy, _ in copies), *strangers]
     data = output.name
     with bundles.new_folder(output, force=force) as folder:
-        made = _copy(bundle, folder, output.name)
         total = len(training) + len(exposed) + len(calibration)
 
         def collected(asked: Sequence[Question], name: str, before: int) -> collect.Traces:
             kept = work / name
             return collect.collect(model, asked, data, lambda n: progress("collecting", before + n, total), keep=kept)
 
-        with load(folder, confidence="maxprob", threads=options.threads) as model:
+        with load(bundle.folder, confidence="maxprob", threads=options.threads) as model:
             learned = collected([*training, *exposed], "training", 0)
             judged = collected(calibration, "calibration", len(training) + len(exposed))
         if copies:  # a copy belongs to its original's fold
-            originals = {q.question_id: str(q.image) for q in training}
-            pictures = [
-                originals.get(str(i).rsplit(" ", 2)[0], p) if str(p).startswith(str(work)) else p
-                for i, p in zip(learned.question_id, learned.picture, strict=True)
-            ]
-            learned = dataclasses.replace(learned, picture=np.array(pictures))
-        fitted, why = _train(learned, options.seed, progress)
-        if fitted and fitted.selector_pays:
+            of = {str(copy.image): str(original.image) for copy, original in copies}
+            learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
+        fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
+        made = _copy(bundle, folder, output.name, selectors=method == KEPT)
+        if method == methods.Selector.name and fitted:
             export(fitted.trained, made, int8=options.int8)
             early = train(learned, inputs=EARLY, seed=options.seed, progress=_step("training the early Selector", progress))
             export(early.trained, bundles.read(folder), int8=options.int8)
-        elif fitted:
+        elif method == methods.TemperatureScaling.name and fitted:
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
         method = _choose_points(folder, judged, options)
         final = bundles.read(folder)
@@ -145,10 +144,10 @@ def fit(
     )
 
 
-def _copy(bundle: Bundle, folder: Path, name: str) -> Bundle:
-    """The bundle's LM and vision tower, linked where the disk allows it, with a manifest that knows no confidence."""
+def _copy(bundle: Bundle, folder: Path, name: str, *, selectors: bool) -> Bundle:
+    """The bundle's LM and vision tower, linked where the disk allows it, with or without its Selectors, and no points."""
     manifest = bundle.manifest
-    kept = {role: file for role, file in manifest.files.items() if role not in manifest.selectors}
+    kept = {role: file for role, file in manifest.files.items() if selectors or role not in manifest.selectors}
     for role, file in kept.items():
         try:
             os.link(bundle.files[role], folder / file.path)
@@ -158,8 +157,8 @@ def _copy(bundle: Bundle, folder: Path, name: str) -> Bundle:
         manifest,
         name=name,
         files=kept,
-        selector=None,
-        selector_early=None,
+        selector=manifest.selector if selectors else None,
+        selector_early=manifest.selector_early if selectors else None,
         temperature=None,
         operating_points=(),
         calibration=(),
@@ -173,19 +172,41 @@ def _step(name: str, progress: Callable[[str, int, int], None]) -> Callable[[int
     return lambda done, total: progress(name, done, total)
 
 
-def _train(learned: collect.Traces, seed: int, progress: Callable[[str, int, int], None]) -> tuple[Fit | None, str]:
-    """The fit, or None where nothing can be learned; and which method gates, and why, in words."""
+def _choose_method(
+    bundle: Bundle, learned: collect.Traces, seed: int, progress: Callable[[str, int, int], None]
+) -> tuple[Fit | None, str, str]:
+    """The fit, or None where nothing can be learned; the method that will gate, or KEPT; and why, in words."""
     if float(learned.accuracy.min()) == float(learned.accuracy.max()):
         all_ = "right" if learned.accuracy[0] else "wrong"
-        return None, f"MaxProb: every training answer is {all_}, so that nothing tells right from wrong"
+        return None, methods.MaxProb.name, f"MaxProb: every training answer is {all_}, so that nothing tells right from wrong"
     fitted = train(learned, seed=seed, progress=_step("training", progress))
-    ours, theirs = fitted.aurc
-    low, high = fitted.better
-    figures = f"AURC out of fold {ours:.4f}, of the calibrated MaxProb {theirs:.4f}; difference {theirs - ours:+.4f}"
-    figures += f" [{low:+.4f}, {high:+.4f}]"
-    if fitted.selector_pays:
-        return fitted, f"Selector ({fitted.chosen}): {figures}"
-    return fitted, f"calibrated MaxProb: the Selector is not significantly better ({figures})"
+    traces, new, scaled = fitted.traces, fitted.confidence, fitted.temperature_confidence
+
+    def compared(one: collect.Array, other: collect.Array) -> tuple[float, str]:
+        """Lower end of how much better one is, and the comparison in words."""
+        ours, theirs = aurc(one, traces.accuracy), aurc(other, traces.accuracy)
+        low, high = better_by(one, other, traces, seed)
+        return low, f"AURC {ours:.4f} against {theirs:.4f}, lower by {theirs - ours:.4f} [{low:.4f}, {high:.4f}]"
+
+    own = _own_selector(bundle, traces)
+    if own is not None:
+        gain, words = compared(new, own)
+        if gain > 0:
+            return fitted, methods.Selector.name, f"new Selector ({fitted.chosen}); than the bundle's own: {words}"
+        if compared(scaled, own)[0] <= 0:
+            return fitted, KEPT, f"the bundle's own Selector: a new one is not significantly better ({words})"
+    gain, words = compared(new, scaled)
+    if gain > 0:
+        return fitted, methods.Selector.name, f"new Selector ({fitted.chosen}); than calibrated MaxProb: {words}"
+    return fitted, methods.TemperatureScaling.name, f"calibrated MaxProb: a Selector is not significantly better ({words})"
+
+
+def _own_selector(bundle: Bundle, traces: collect.Traces) -> collect.Array | None:
+    """Confidence [n] of the Selector that the bundle has; None when it has none that fits."""
+    try:
+        return methods.choose(bundle, methods.Selector.name).score_features(traces.features)
+    except EdgeVqaError:
+        return None
 
 
 def _choose_points(folder: Path, judged: collect.Traces, options: Options) -> str:

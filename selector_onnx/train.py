@@ -189,7 +189,7 @@ def train(
     for own in range(FOLDS):
         held = fold == own
         scaled[held] = TemperatureScaling(fit_temperature(take(traces, ~held))).score_features(take(traces, held).features)
-    better = _better(confidence, scaled, traces, seed)
+    better = better_by(confidence, scaled, traces, seed)
     return Fit(trained, fit_temperature(traces), traces, confidence, scaled, losses, better)
 
 
@@ -305,7 +305,7 @@ def _mlp(x: Array, y: Array, rows: Rows, stop: Rows, candidate: Candidate, seed:
     )
 
 
-def _better(confidence: Array, other: Array, traces: Traces, seed: int) -> tuple[float, float]:
+def better_by(confidence: Array, other: Array, traces: Traces, seed: int) -> tuple[float, float]:
     """95 % interval of AURC(other) - AURC(confidence), pictures drawn with replacement."""
     rng, accuracy = np.random.default_rng(seed), traces.accuracy
     orders = [np.argsort(-values, kind="stable") for values in (confidence, other)]

@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from edge_vqa import bundle as bundles
 from edge_vqa import questions as files
 from edge_vqa.model import load
 from selector_onnx import exposure, fit
-from tests.conftest import EXAMPLES, Asked, Run, one_line
+from tests.conftest import EXAMPLES, Asked, Run, edit_manifest, one_line
 
 
 @pytest.fixture(scope="module")
@@ -34,22 +35,36 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Aske
     return path
 
 
+@pytest.fixture
+def bare(copied: Path) -> Path:
+    """The embedded bundle without a Selector, as the converter makes it."""
+
+    def without_selectors(manifest: dict[str, Any]) -> None:
+        for role in ("selector", "selector_early"):
+            manifest["files"].pop(role)
+            manifest[role] = None
+        manifest |= {"operating_points": [], "calibration": []}
+
+    edit_manifest(copied, without_selectors)
+    return copied
+
+
 def first(labelled: Path, n: int, path: Path) -> Path:
     path.write_text("".join(labelled.read_text().splitlines(keepends=True)[:n]))
     return path
 
 
-def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, labelled: Path, tmp_path: Path) -> None:
+def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, bare: Path, labelled: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     result = run(
-        *("edge-vqa-selector", "fit", "mini", "--data", labelled, "--risk", "0.1", "--risk", "0.05", "--delta", "0.1"),
+        *("edge-vqa-selector", "fit", bare, "--data", labelled, "--risk", "0.1", "--risk", "0.05", "--delta", "0.1"),
         *("-o", tmp_path / "mine"),
         cwd=tmp_path,
     )
     took = time.monotonic() - began
     assert result.returncode == 0, result.stderr
     assert took <= 120, f"{took:.0f} s"
-    assert "250 questions trained; 250, one a picture, chose thresholds" in result.stdout and "gate: Selector" in result.stdout
+    assert "250 questions trained; 250, one a picture, chose thresholds" in result.stdout and "Selector" in result.stdout
     found = bundles.read(tmp_path / "mine")
     points = [p for p in found.manifest.operating_points if p.confidence == "selector"]
     assert [(p.risk, p.delta, p.n, p.default) for p in points] == [(0.1, 0.1, 250, True), (0.05, 0.1, 250, False)]
@@ -75,14 +90,26 @@ def test_100_questions_still_make_something_valid(run: Run, labelled: Path, tmp_
         assert not model.ask(EXAMPLES / "shape.png", "what shape is it?", threshold=0.3).abstained
 
 
-def test_falls_back_to_calibrated_maxprob_and_says_so(tmp_path: Path, labelled: Path) -> None:
+def test_a_selector_that_is_there_stays_unless_the_new_one_is_better(easy_questions: list[Asked], tmp_path: Path) -> None:
+    """That of the embedded bundle has seen twenty thousand questions; 60 of one's own, on poor pictures, cannot beat it."""
+    one_each = {picture: files.Question(n, picture, q, (a,)) for n, picture, q, a in easy_questions}
+    poor = [copy for copy, _ in exposure.corrupted(list(one_each.values())[:120], 1.0, tmp_path / "poor", 0)]
+    fitted = fit.fit(bundles.read("mini"), poor, tmp_path / "mine", fit.Options(risks=(0.1,)))
+    assert fitted.method == "selector" and fitted.why.startswith("the bundle's own Selector"), fitted.why
+    kept, original = fitted.bundle.manifest, bundles.read("mini").manifest
+    assert kept.files["selector"].sha256 == original.files["selector"].sha256
+    assert kept.files["selector_early"].sha256 == original.files["selector_early"].sha256
+    assert {point.n for point in kept.operating_points} == {60}, "its thresholds are new"
+
+
+def test_falls_back_to_calibrated_maxprob_and_says_so(bare: Path, tmp_path: Path, labelled: Path) -> None:
     """Labels at random: nothing that the Selector could learn."""
     rng, made = Random(1), []
     with load("mini") as model:
         for asked in files.read(labelled)[:240]:
             said = model.ask(asked.image, asked.question, gate=False).candidate
             made.append(dataclasses.replace(asked, answers=(said if rng.random() < 0.5 else "unanswerable",)))
-    fitted = fit.fit(bundles.read("mini"), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
+    fitted = fit.fit(bundles.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
     assert fitted.method == "temperature" and "not significantly better" in fitted.why
     with load(tmp_path / "mine") as model:
         assert model.ask(EXAMPLES / "shape.png", "what shape is it?").confidence_method == "temperature"
@@ -111,9 +138,10 @@ def test_split_keeps_pictures_apart_and_takes_one_calibration_question_of_each()
 def test_exposure_adds_corrupted_pictures_and_swapped_ones(tmp_path: Path, labelled: Path) -> None:
     asked = files.read(labelled)[:40]
     worse = exposure.corrupted(asked, 0.5, tmp_path / "worse", 0)
-    assert len(worse) == 20 and all(q.image.is_file() and q.answers for q in worse)
+    assert len(worse) == 20 and all(copy.image.is_file() and copy.answers == original.answers for copy, original in worse)
     again = exposure.corrupted(asked, 0.5, tmp_path / "again", 0)
-    assert [a.image.read_bytes() for a in worse] == [b.image.read_bytes() for b in again], "the same seed, the same pictures"
+    for (one, _), (other, _) in zip(worse, again, strict=True):
+        assert one.image.read_bytes() == other.image.read_bytes(), "the same seed, the same pictures"
     swapped = exposure.swapped(asked, 0.25, 0)
     originals = {q.question: q.image for q in asked}
     assert len(swapped) == 10 and all(q.answers == ("unanswerable",) for q in swapped)
