@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +32,7 @@ LONGER_SIDE = 640  # pixels; a corruption of more is slow, and a model sees less
 def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: int) -> list[tuple[Question, Question]]:
     """A share of the questions, each on a corrupted copy of its picture, severity 1 to 5, written to `folder`; and beside it
     the question that it is of.
-
-    Raises EdgeVqaError when `imagecorruptions` is not installed.
     """
-    if importlib.util.find_spec("imagecorruptions") is None:
-        raise EdgeVqaError("imagecorruptions is not installed", 'pip install "edge-vqa[expose]"')
     folder.mkdir(parents=True, exist_ok=True)
     rng = Random(f"corrupted {seed}")
     made: list[tuple[Question, Question]] = []
@@ -53,10 +48,14 @@ def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: i
 
 
 def corrupt(rgb: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """A picture, uint8 RGB [h, w, 3], corrupted; deterministic for a seed. Sides of at least 32 pixels."""
+    """A picture, uint8 RGB [h, w, 3], corrupted; deterministic for a seed. Sides of at least 32 pixels. Raises EdgeVqaError when
+    `imagecorruptions` is not installed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses pkg_resources
-        from imagecorruptions import corrupt as imagenet_c
+        try:
+            from imagecorruptions import corrupt as imagenet_c
+        except ImportError as error:
+            raise EdgeVqaError(f"imagecorruptions does not load ({error})", 'pip install "edge-vqa[expose]"') from None
     np.random.seed(seed)  # what the package draws from
     return np.asarray(imagenet_c(rgb, severity=severity, corruption_name=kind), np.uint8)
 
