@@ -48,8 +48,10 @@ def corrupted(questions: Sequence[Question], share: float, folder: Path, seed: i
 
 
 def corrupt(rgb: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """A picture, uint8 RGB [h, w, 3], corrupted; deterministic for a seed. Sides of at least 32 pixels. Raises EdgeVqaError when
-    `imagecorruptions` is not installed."""
+    """A picture, uint8 RGB [h, w, 3], corrupted; deterministic for a seed. Sides of at least 32 pixels.
+
+    Raises EdgeVqaError when `imagecorruptions` does not load.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the package uses pkg_resources
         try:
