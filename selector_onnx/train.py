@@ -268,6 +268,7 @@ def _mlp(x: Array, y: Array, rows: Rows, stop: Rows, candidate: Candidate, seed:
     import torch
     from torch import nn
 
+    torch.set_num_threads(1)  # nets this small are no slower for it, and come out the same on any number of cores
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     data, target = torch.from_numpy(x), torch.from_numpy(y).float()
