@@ -3,7 +3,7 @@
 Collect, split by picture, train, export, choose thresholds, report. Half of the pictures train the Selector; the others, one
 question each, choose its thresholds. A Selector that the bundle has already stays where neither the new one nor the calibrated
 MaxProb is significantly better. Without one, the calibrated MaxProb is taken where the new Selector is not significantly
-better; where nothing can be learned, because every answer is right or every one wrong, plain MaxProb.
+better; where nothing can be learned, because every answer is right or every one wrong, what is there stays, or plain MaxProb.
 """
 
 from __future__ import annotations
@@ -177,8 +177,9 @@ def _choose_method(
 ) -> tuple[Fit | None, str, str]:
     """The fit, or None where nothing can be learned; the method that will gate, or KEPT; and why, in words."""
     if float(learned.accuracy.min()) == float(learned.accuracy.max()):
-        all_ = "right" if learned.accuracy[0] else "wrong"
-        return None, methods.MaxProb.name, f"MaxProb: every training answer is {all_}, so that nothing tells right from wrong"
+        why = f"every training answer is {'right' if learned.accuracy[0] else 'wrong'}, so that nothing tells right from wrong"
+        kept = _own_selector(bundle, learned) is not None
+        return None, KEPT if kept else methods.MaxProb.name, f"{KEPT if kept else 'MaxProb'}: {why}"
     fitted = train(learned, seed=seed, progress=_step("training", progress))
     traces, new, scaled = fitted.traces, fitted.confidence, fitted.temperature_confidence
 
@@ -194,7 +195,7 @@ def _choose_method(
         if gain > 0:
             return fitted, methods.Selector.name, f"new Selector ({fitted.chosen}); than the bundle's own: {words}"
         if compared(scaled, own)[0] <= 0:
-            return fitted, KEPT, f"the bundle's own Selector: a new one is not significantly better ({words})"
+            return fitted, KEPT, f"{KEPT}: a new one is not significantly better ({words})"
     gain, words = compared(new, scaled)
     if gain > 0:
         return fitted, methods.Selector.name, f"new Selector ({fitted.chosen}); than calibrated MaxProb: {words}"

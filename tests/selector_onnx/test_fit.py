@@ -116,15 +116,19 @@ def test_falls_back_to_calibrated_maxprob_and_says_so(bare: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("right", [True, False])
-def test_answers_all_right_or_all_wrong_leave_plain_maxprob(tmp_path: Path, easy_questions: list[Asked], right: bool) -> None:
+def test_answers_all_right_or_all_wrong_leave_plain_maxprob(
+    tmp_path: Path, bare: Path, easy_questions: list[Asked], right: bool
+) -> None:
     made = [files.Question(n, p, q, (a if right else "unanswerable",)) for n, p, q, a in easy_questions[:150]]
     with load("mini") as model:
         made = [q for q in made if (model.ask(q.image, q.question, gate=False).candidate == q.answers[0]) == right]
-    fitted = fit.fit(bundles.read("mini"), made, tmp_path / "mine", fit.Options(risks=(0.1,)))
+    fitted = fit.fit(bundles.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.1,)))
     assert fitted.method == "maxprob" and ("right" if right else "wrong") in fitted.why
     (point,) = fitted.points
     assert (point.threshold is not None) == right
     assert right or fitted.would_do == {0.1: None}, "more wrong answers would not do"
+    kept = fit.fit(bundles.read("mini"), made, tmp_path / "kept", fit.Options(risks=(0.1,)))
+    assert kept.method == "selector" and kept.why.startswith(fit.KEPT), "a Selector that is there stays"
 
 
 def test_split_keeps_pictures_apart_and_takes_one_calibration_question_of_each() -> None:
