@@ -47,7 +47,7 @@ def _require(*modules: str) -> None:
   edge-vqa-selector fit mini --data questions.jsonl --risk 0.05 --delta 0.1\n
   edge-vqa-selector fit smolvlm --data questions.jsonl --risk 0.05 --risk 0.1 -o smolvlm-shop --corrupt 0.5\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
-100 questions are the least, 500 work well. Interrupted? The same command again goes on.
+100 questions are the least; a thousand or more let a new Selector pay. Interrupted? The same command again goes on.
 """
 )
 def fit(

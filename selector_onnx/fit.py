@@ -96,7 +96,7 @@ def fit(
     call goes on with the traces that are there. progress: step, done, total. Raises EdgeVqaError.
     """
     if len(questions) < LEAST:
-        raise EdgeVqaError(f"{len(questions)} questions are too few to fit to", f"label at least {LEAST}; 500 work well")
+        raise EdgeVqaError(f"{len(questions)} questions are too few to fit to", f"label {LEAST} or more, better 1,000")
     training, calibration = split(questions, options.calibration, options.seed)
     shown = {question.image for question in calibration}
     extra = [question for question in extra if question.image not in shown]

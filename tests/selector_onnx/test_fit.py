@@ -173,7 +173,7 @@ def test_every_corruption_changes_the_picture(kind: str) -> None:
 def test_bad_input_costs_one_line_and_leaves_nothing(run: Run, labelled: Path, tmp_path: Path) -> None:
     few = first(labelled, 60, tmp_path / "few.jsonl")
     line = one_line(run("edge-vqa-selector", "fit", "mini", "--data", few, cwd=tmp_path))
-    assert "60 questions are too few" in line and "label at least 100" in line
+    assert "60 questions are too few" in line and "label 100 or more" in line
     broken = tmp_path / "broken.jsonl"
     broken.write_text(labelled.read_text() + '{"question_id": 1}\n')
     assert "line 501" in one_line(run("edge-vqa-selector", "fit", "mini", "--data", broken, cwd=tmp_path))
