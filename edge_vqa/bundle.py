@@ -305,7 +305,7 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"operating_points[{number}]: risk and delta must lie between 0 and 1")
         if point.threshold is not None and not 0 <= point.threshold <= 1:
             raise ValueError(f"operating_points[{number}].threshold must lie in 0..1")
-    for method in {point.confidence for point in manifest.operating_points}:
+    for method in sorted({point.confidence for point in manifest.operating_points}):
         if sum(point.default for point in manifest.operating_points if point.confidence == method) != 1:
             raise ValueError(f"operating_points: exactly one of {method} must be the default")
     for number, seen in enumerate(manifest.calibration):
