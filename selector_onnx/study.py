@@ -135,13 +135,12 @@ class AtMix:
     mix: int
     coverage: float
     risk: float
-    answered: int
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
     """cells by (bundle folder, confidence, mix). methods, ablation, exposure: of the main bundle, by name and mix, on the ends
-    of the mixes. sizes: questions of each mix."""
+    of the mixes. questions: of each mix."""
 
     config: Config
     questions: int
@@ -309,7 +308,7 @@ class Workshop:
                 traces = self.mixed(main, mix)
                 answered = np.zeros(len(traces), bool) if threshold is None else score(traces) >= threshold
                 wrong = float((1 - traces.accuracy[answered]).mean()) if answered.any() else float("nan")
-                found.append(AtMix(risk, threshold, mix, float(answered.mean()), wrong, int(answered.sum())))
+                found.append(AtMix(risk, threshold, mix, float(answered.mean()), wrong))
         return found
 
 

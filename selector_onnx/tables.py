@@ -54,11 +54,11 @@ def _plain(figure: Figure) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in vars(figure).items()}
 
 
-def shown(figure: Figure, factor: float, digits: int, *, sign: bool = False, interval: bool = True) -> str:
+def shown(figure: Figure, factor: float, digits: int, *, sign: bool = False) -> str:
     def number(value: float) -> str:
         return f"{value * factor:{'+' if sign else ''}.{digits}f}" if math.isfinite(value) else "-"
 
-    return number(figure.value) + (f" [{number(figure.low)}, {number(figure.high)}]" if interval else "")
+    return f"{number(figure.value)} [{number(figure.low)}, {number(figure.high)}]"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
