@@ -22,7 +22,6 @@ from edge_vqa import bundle as bundles
 from edge_vqa import confidence as confidences
 from edge_vqa import gate as gates
 from edge_vqa import native
-from edge_vqa import watch as watching
 from edge_vqa.bundle import Bundle
 from edge_vqa.device import default_threads
 from edge_vqa.engine import Engine
@@ -290,6 +289,8 @@ class Model:
 
     def _write_counts(self) -> None:
         if self._seen:
+            from edge_vqa import watch as watching  # only who watches needs it
+
             watching.record(self.bundle, self.confidence.name, self._seen)
             self._seen = []
 
