@@ -126,3 +126,18 @@ def test_every_thing_has_its_middle_in_one_patch() -> None:
     (patch,) = train.middles(scenes.Scene("things", (scenes.Item("dog", 20, 100, 40),))).nonzero()
     assert patch.item() == 6 * 8 + 1  # row 6, column 1
     assert (train.middles(train.photo(3)) < 0).all(), "a photo's middle means nothing"
+
+
+def test_conversation_is_split_by_line_and_covers_every_kind_of_question() -> None:
+    from recipes.mini import conversation
+
+    assert set(conversation.CLAUSES) == set(WORDINGS)
+    for name, lines in {
+        "opening": conversation.OPENINGS,
+        "frame": conversation.FRAMES,
+        "ending": conversation.ENDINGS,
+        **conversation.CLAUSES,
+    }.items():
+        parts = [set(lines[part]) for part in ("selector", "calibration", "test")]
+        assert all(parts), f"{name} has no line in some part"
+        assert len(set.union(*parts)) == sum(map(len, parts)), f"a line of {name} is in two parts"
