@@ -201,6 +201,13 @@ class Manifest:
     calibration: tuple[Calibration, ...] = ()
     measured: tuple[Measured, ...] = ()
 
+    def points(self, method: str) -> list[OperatingPoint]:
+        """Operating points of a confidence method: they hold for no other."""
+        return [point for point in self.operating_points if point.confidence == method]
+
+    def default_point(self, method: str) -> OperatingPoint | None:
+        return next((point for point in self.points(method) if point.default), None)
+
     @property
     def selectors(self) -> dict[str, SelectorInfo]:
         """By the role of its file."""
@@ -386,6 +393,11 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             work.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_whole` for content that is there already."""
+    write_whole(path, lambda stream: stream.write(content))
 
 
 @contextlib.contextmanager

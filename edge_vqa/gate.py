@@ -46,9 +46,9 @@ def choose(
         if not 0 <= threshold <= 1:
             raise EdgeVqaError(f"threshold {threshold} is not a probability", "give a number from 0 to 1")
         return Gate(threshold)
-    points = [point for point in manifest.operating_points if point.confidence == method]
+    points = manifest.points(method)
     if risk is None:
-        default = next((point for point in points if point.default), None)
+        default = manifest.default_point(method)
         if default is None:
             return Gate(UNCALIBRATED_THRESHOLD)
         return Gate(default.threshold, default.risk, calibrated=True)

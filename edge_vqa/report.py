@@ -13,16 +13,15 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from edge_vqa import metrics
-from edge_vqa.bundle import write_whole
+from edge_vqa.bundle import write_bytes
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.evaluation import COSTS, RISKS, Case, Evaluation, Figure, Judged, oracle
 from edge_vqa.picture import open_picture
@@ -60,12 +59,8 @@ def write(folder: Path, subject: Subject, evaluation: Evaluation, judged: Judged
     files |= drawn
     files["report.html"] = as_html(subject, evaluation, drawn, worst(cases)).encode()
     for name, content in files.items():
-        write_whole(folder / name, partial(_put, content))
+        write_bytes(folder / name, content)
     return [folder / name for name in files]
-
-
-def _put(content: bytes, stream: BinaryIO) -> None:
-    stream.write(content)
 
 
 def worst(cases: Sequence[Case]) -> list[Case]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_vqa import bundle as bundles
-from edge_vqa.bundle import HISTOGRAM, Bundle, write_whole
+from edge_vqa.bundle import HISTOGRAM, Bundle, write_bytes
 from edge_vqa.errors import EdgeVqaError
 
 LAST = 1000
@@ -60,7 +60,7 @@ def record(bundle: Bundle, method: str, confidences: Sequence[float]) -> None:
             seen = read(bundle, method)
             seen += [(bin_of(c), threshold is not None and c >= threshold) for c in confidences]
             content = {"schema": SCHEMA, "bins": [b for b, _ in seen[-LAST:]], "answered": [int(a) for _, a in seen[-LAST:]]}
-            write_whole(path, lambda stream: stream.write(json.dumps(content).encode()))
+            write_bytes(path, json.dumps(content).encode())
 
 
 def read(bundle: Bundle, method: str) -> list[tuple[int, bool]]:
@@ -96,7 +96,7 @@ def compare(bundle: Bundle, method: str) -> Drift | None:
             f"confidence is {direction} than in calibration: mean {mean:.2f} of the last {len(seen)} questions,"
             f" {expected:.2f} of {reference.n} there (Kolmogorov-Smirnov, p = {confidence_p:.1g})"
         )
-    point = next((p for p in bundle.manifest.operating_points if p.confidence == method and p.default), None)
+    point = bundle.manifest.default_point(method)
     coverage = expected_coverage = coverage_p = None
     if point is not None and point.threshold is not None:
         coverage, expected_coverage = sum(answered for _, answered in seen) / len(seen), point.coverage
@@ -133,5 +133,5 @@ def two_proportions(p: float, n: int, q: float, m: int) -> float:
 
 
 def _threshold(bundle: Bundle, method: str) -> float | None:
-    points = bundle.manifest.operating_points
-    return next((p.threshold for p in points if p.confidence == method and p.default), None)
+    point = bundle.manifest.default_point(method)
+    return point.threshold if point else None

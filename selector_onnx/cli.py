@@ -104,13 +104,7 @@ def fit(
     for point in made.points:
         _print_point(point)
         if point.threshold is None:
-            enough = made.would_do[point.risk]
-            helps = (
-                f"about {enough:,} labelled questions would do"
-                if enough
-                else "even the surest answers are wrong too often: more questions would hardly help"
-            )
-            print(f"  {helps}")
+            _print_needed(made.would_do[point.risk], "labelled")
     print(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
     print(f"{made.report}: how reliable it was on the calibration questions")
 
@@ -127,22 +121,17 @@ def collect(
 ) -> None:
     """Run a bundle over a questions file and write its traces; interrupted, the same command goes on."""
     del debug
-    import shutil
-
     from edge_vqa.model import load
     from selector_onnx import collect as collecting
 
     asked, missing = _questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    parts = output.with_name(f".{output.name}.parts")
     with load(bundle, threads=threads) as model, terminal.progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
-        traces = collecting.collect(
-            model, asked, name or questions.stem, lambda done: bars.update(task, completed=done), keep=parts
+        traces = collecting.collect_into(
+            output, model, asked, name or questions.stem, lambda done: bars.update(task, completed=done)
         )
-    collecting.save(traces, output)
-    shutil.rmtree(parts, ignore_errors=True)
     left_out = f", {len(missing)} left out: no picture" if missing else ""
     print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
 
@@ -236,17 +225,11 @@ def threshold(
     manifest = choose(found, read, risks, delta, chosen, method=confidence)
     method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)
-    for point in manifest.operating_points:
-        if point.confidence != method.name:
-            continue
+    for point in manifest.points(method.name):
         _print_point(point)
         if point.threshold is None:
             enough = questions_needed(scores, read.accuracy, point.risk, delta, calibrated=method.calibrated)
-            print(
-                f"  about {enough:,} calibration questions would do"
-                if enough
-                else "  even the surest answers are wrong too often: more questions would hardly help"
-            )
+            _print_needed(enough, "calibration")
 
 
 @app.command(epilog="Example: edge-vqa-selector study study.toml -o study/\n\nInterrupted? The same command again goes on.")
@@ -259,7 +242,7 @@ def study(
     """Measure what quantisation costs in accuracy and trust, from ID to OOD; finished cells are never computed again."""
     del debug
     _require("torch", "scipy", "matplotlib")
-    from edge_vqa.bundle import write_whole
+    from edge_vqa.bundle import write_bytes
     from selector_onnx import plots, tables
     from selector_onnx import study as studies
 
@@ -272,7 +255,7 @@ def study(
         "study.png": plots.figure(made),
     }
     for name, content in results.items():
-        write_whole(output / name, lambda stream, content=content: stream.write(content))  # type: ignore[misc]
+        write_bytes(output / name, content)
     print("\n".join(str(output / name) for name in results))
 
 
@@ -288,6 +271,12 @@ SplitOption = Annotated[
 
 
 @import_app.command(
+    "advqa",
+    help="AdVQA, whose files have the form of VQAv2's.",
+    epilog="Example: edge-vqa-selector import advqa --questions v1_OpenEnded_mscoco_val2017_advqa_questions.json"
+    " --annotations v1_mscoco_val2017_advqa_annotations.json --images val2017 -o advqa",
+)
+@import_app.command(
     "vqav2",
     epilog="Example: edge-vqa-selector import vqav2 --questions v2_OpenEnded_mscoco_val2014_questions.json"
     " --annotations v2_mscoco_val2014_annotations.json --images val2014 -o vqav2 --split dev=imdb_val2014-dev.npy",
@@ -302,27 +291,6 @@ def import_vqav2(
     debug: DebugOption = False,
 ) -> None:
     """VQAv2: with the splits of Whitehead et al. where given, else 40 % dev, 10 % val, 50 % test, by picture."""
-    del debug
-    from selector_onnx import datasets
-
-    _write_splits(datasets.vqav2(questions, annotations, images), output, split, seed)
-
-
-@import_app.command(
-    "advqa",
-    epilog="Example: edge-vqa-selector import advqa --questions v1_OpenEnded_mscoco_val2017_advqa_questions.json"
-    " --annotations v1_mscoco_val2017_advqa_annotations.json --images val2017 -o advqa",
-)
-def import_advqa(
-    questions: OfficialOption,
-    annotations: AnnotationsOption,
-    images: ImagesOption,
-    output: FolderOption,
-    split: SplitOption = None,
-    seed: SeedOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """AdVQA, whose files have the form of VQAv2's."""
     del debug
     from selector_onnx import datasets
 
@@ -373,6 +341,13 @@ def _write_splits(questions: list[Question], output: Path, split: list[str] | No
 def _print_point(point: OperatingPoint) -> None:
     limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
     print(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
+
+
+def _print_needed(questions: int | None, kind: str) -> None:
+    if questions:
+        print(f"  about {questions:,} {kind} questions would do")
+    else:
+        print("  even the surest answers are wrong too often: more questions would hardly help")
 
 
 def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:

@@ -85,6 +85,21 @@ def collect(
     return join(parts)
 
 
+def collect_into(
+    path: Path,
+    model: Model,
+    questions: Sequence[Question],
+    data: str,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Traces:
+    """`collect`, then `save`; what an interruption leaves is beside the file until that is whole."""
+    parts = path.with_name(f".{path.name}.parts")
+    traces = collect(model, questions, data, progress, keep=parts)
+    save(traces, path)
+    shutil.rmtree(parts, ignore_errors=True)
+    return traces
+
+
 def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None]) -> Traces:
     answers = []
     for number, question in enumerate(questions, 1):

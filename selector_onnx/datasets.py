@@ -11,13 +11,12 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from edge_vqa.bundle import write_whole
+from edge_vqa.bundle import write_bytes
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.questions import Question
 
@@ -105,12 +104,7 @@ def write(questions: Iterable[Question], path: Path) -> None:
         )
         for question in questions
     ]
-    content = "".join(line + "\n" for line in lines).encode()
-    write_whole(path, partial(_put, content))
-
-
-def _put(content: bytes, stream: BinaryIO) -> None:
-    stream.write(content)
+    write_bytes(path, "".join(line + "\n" for line in lines).encode())
 
 
 def _json(path: Path) -> Any:

@@ -90,7 +90,7 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
         raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "try --int8")
     role = SelectorEarly.role if trained.method == SelectorEarly.name else Selector.role
     path = bundle.folder / FILES[role]
-    bundles.write_whole(path, lambda stream: stream.write(data))
+    bundles.write_bytes(path, data)
     manifest = bundle.manifest
     info = SelectorInfo(
         schema=trained.origin.schema,
@@ -119,4 +119,4 @@ def without(manifest: Manifest, method: str) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace `bundle.json` whole."""
-    bundles.write_whole(folder / bundles.MANIFEST, lambda stream: stream.write(bundles.render(manifest).encode()))
+    bundles.write_bytes(folder / bundles.MANIFEST, bundles.render(manifest).encode())

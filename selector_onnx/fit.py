@@ -128,9 +128,10 @@ def fit(
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
         method = _choose_points(folder, judged, options)
         final = bundles.read(folder)
-        points = tuple(point for point in final.manifest.operating_points if point.confidence == method)
-        would_do = {point.risk: _needed(final, judged, point.risk, options) for point in points if point.threshold is None}
-        files = _report(final, method, judged, calibration, work, progress)
+        gate, confidence = confidences(final, judged)
+        points = tuple(final.manifest.points(method))
+        would_do = {p.risk: _needed(gate, confidence, judged, p.risk, options) for p in points if p.threshold is None}
+        files = _report(final.name, method, confidence, judged, calibration, work, progress)
     return Fitted(
         bundle=bundles.read(output),
         method=method,
@@ -221,23 +222,24 @@ def _choose_points(folder: Path, judged: collect.Traces, options: Options) -> st
     return name
 
 
-def _needed(bundle: Bundle, judged: collect.Traces, risk: float, options: Options) -> int | None:
+def _needed(
+    method: methods.Confidence, confidence: collect.Array, judged: collect.Traces, risk: float, options: Options
+) -> int | None:
     """Labelled questions in all, of which only a share chooses thresholds."""
-    method, confidence = confidences(bundle, judged)
     enough = questions_needed(confidence, judged.accuracy, risk, options.delta, calibrated=method.calibrated)
     return None if enough is None else round(enough / options.calibration)
 
 
 def _report(
-    bundle: Bundle,
+    name: str,
     method: str,
+    confidence: collect.Array,
     judged: collect.Traces,
     asked: Sequence[Question],
     work: Path,
     progress: Callable[[str, int, int], None],
 ) -> list[Path]:
     """The calibration questions, which did not train, as `edge-vqa eval` reports them; without the points chosen on them."""
-    _, confidence = confidences(bundle, judged, method)
     values = {method: confidence.astype(np.float64)}
     if method != "maxprob":
         values["maxprob"] = judged.maxprob.astype(np.float64)
@@ -248,4 +250,4 @@ def _report(
         for question, candidate, c, a in zip(asked, judged.candidate, confidence, accuracy, strict=True)
     ]
     found = evaluation.evaluate(answers, progress=_step("intervals", progress))
-    return report.write(work, report.Subject(bundle.name, "calibration questions"), found, answers, cases)
+    return report.write(work, report.Subject(name, "calibration questions"), found, answers, cases)

@@ -326,13 +326,8 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
 
 
 def _collect(bundle: Path, questions: Path, name: str, path: Path) -> None:
-    parts = path.with_suffix(".parts")
     with load(bundle, confidence="maxprob", threads=1) as model:
-        asked = files.read(questions, labelled=True)
-        collect.save(collect.collect(model, asked, name, keep=parts), path)
-    for part in parts.iterdir():
-        part.unlink()
-    parts.rmdir()
+        collect.collect_into(path, model, files.read(questions, labelled=True), name)
 
 
 def _maxprob(traces: Traces) -> Array:

@@ -29,7 +29,7 @@ from converters.convert import Options, convert
 from edge_vqa import bundle as bundles
 from edge_vqa import metrics, native
 from edge_vqa import questions as files
-from edge_vqa.bundle import Bundle, Measured, OperatingPoint
+from edge_vqa.bundle import Bundle, Measured
 from edge_vqa.confidence import Selector
 from edge_vqa.device import cores
 from edge_vqa.model import Model, load
@@ -205,7 +205,7 @@ IN_MANIFEST = ("photo what", "what", "count", "unknowable", "easy-VQA: shape", "
 
 def strange(mini: Bundle) -> Part:
     """What was never trained on: how much of it is answered at the default operating point, how much of that wrongly."""
-    point = next(p for p in points_of(mini) if p.default)
+    point = next(p for p in mini.manifest.points(Selector.name) if p.default)
     lines = [
         "### Never seen in training",
         "",
@@ -224,10 +224,6 @@ def strange(mini: Bundle) -> Part:
                 cells = (f"{title}{group}", len(said), right, f"{1 - len(answered) / len(said):.3f}", wrong, f"{good:.3f}")
                 lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, ""], []
-
-
-def points_of(mini: Bundle) -> list[OperatingPoint]:
-    return [point for point in mini.manifest.operating_points if point.confidence == Selector.name]
 
 
 def groups(said: list[Said]) -> dict[str, list[Said]]:
@@ -265,7 +261,7 @@ def reliability(mini: Bundle) -> Part:
     ]
     measured = [Measured("AURC, Selector", round(ours, 4), "recipes/mini test mix", n, today)]
     measured.append(Measured("AURC, MaxProb", round(theirs, 4), "recipes/mini test mix", n, today))
-    for point in points_of(mini):
+    for point in mini.manifest.points(Selector.name):
         if point.threshold is None:
             lines.append(f"| {point.risk:.0%} | none passes: abstains always | 0 | - | - |")
             continue
@@ -286,7 +282,7 @@ def reliability(mini: Bundle) -> Part:
             )
         )
     shown: dict[str, list[bool]] = {}
-    default = next(p for p in points_of(mini) if p.default)
+    default = next(p for p in mini.manifest.points(Selector.name) if p.default)
     for kind, score in zip(kinds("mix_test"), confidence, strict=True):
         shown.setdefault(kind.split()[0] if kind.startswith("degraded") else kind, []).append(
             default.threshold is not None and score >= default.threshold
