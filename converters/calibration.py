@@ -122,8 +122,8 @@ def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question
     ]
     # an answer follows "Assistant:" with a space, and a line break without one
     lead = "" if (prompt.question.partition("{question}")[2] + prompt.after)[-1:].isspace() else " "
-    targets = engine.tokenize(lead + max(question.answers, key=question.answers.count), special=False)
-    targets += engine.tokenize(prompt.stop[0], special=True) if prompt.stop else []
+    targets = engine.lm.tokenize(lead + max(question.answers, key=question.answers.count), special=False)
+    targets += engine.lm.tokenize(prompt.stop[0], special=True) if prompt.stop else []
     embeddings, positions, vision = [], [], []
     place = 0
     for part in (*engine.embed(pieces), targets[:-1]):

@@ -69,6 +69,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa-convert recipes/mini/checkpoint -o mini-q4 --quant rtn:q4_k_m\n
+  edge-vqa-convert SmolVLM-500M-Instruct -o smolvlm --vision-backend onnx\n
   edge-vqa-convert Qwen2-VL-2B-Instruct -o qwen --quant mbq+hqq:q4_1 --calibration questions.jsonl\n
   edge-vqa-convert lm-f16.gguf --mmproj mmproj-f16.gguf -o bundle --quant rtn:q4_k_m\n
   edge-vqa-convert folder-with-a-gguf-pair -o bundle --quant keep\n\n
@@ -89,6 +90,13 @@ def convert(
     vision_type: Annotated[
         str, typer.Option(metavar="TYPE", help="How the vision tower is stored: f32 f16 q8_0 q4_0.")
     ] = "q8_0",
+    vision_backend: Annotated[
+        str,
+        typer.Option(metavar="mtmd|onnx|both", help="What runs the vision tower: llama.cpp, ONNX Runtime, or the faster."),
+    ] = "mtmd",
+    onnx_type: Annotated[
+        str, typer.Option(metavar="TYPE", help="How an ONNX vision tower is stored: int8 (computes so too), f16, f32.")
+    ] = "int8",
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="QUESTIONS.jsonl", help="Pictures, questions and answers that MBQ looks at; a hundred will do."),
@@ -120,6 +128,8 @@ def convert(
     options = Options(
         quant=quant,
         vision_type=vision_type,
+        vision_backend=vision_backend,
+        onnx_type=onnx_type,
         calibration=calibration,
         mmproj=mmproj,
         chat_template=template.read(chat_template),

@@ -30,6 +30,7 @@ from edge_vqa.picture import open_picture
 from edge_vqa.prompt import picture_pieces, question_pieces
 from edge_vqa.questions import Question
 from edge_vqa.trace import Trace
+from edge_vqa.vision import BACKENDS
 
 Floats = npt.NDArray[np.float64]
 DRAWS, SEED = 2000, 0
@@ -122,7 +123,7 @@ def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats],
         vision=quantisation.vision_type,
         bits_per_weight=quantisation.bits_per_weight,
         lm_bytes=files["lm"].bytes,
-        bytes=files["lm"].bytes + files["vision"].bytes,
+        bytes=files["lm"].bytes + files[bundle.manifest.runtime.tower].bytes,
         accuracy=bootstrap(answered.accuracy, pictures),
         kl=bootstrap(kl, pictures),
         same=bootstrap(same, pictures),
@@ -143,18 +144,20 @@ def _run(
 ) -> tuple[_Answered, Floats]:
     """Answers of a bundle and its KL from the reference; without one, its distributions are written to `rows`."""
     prompt, pixels = bundle.manifest.prompt, bundle.manifest.runtime.preprocessing
-    engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=threads)
+    tower = bundle.manifest.runtime.tower
+    backend = next(name for name, role in BACKENDS.items() if role == tower)
+    engine = Engine(bundle.files["lm"], bundle.files[tower], pixels, backend=backend, threads=threads)
     try:
-        if reference and engine.n_vocab != reference.vocabulary:
+        if reference and engine.lm.n_vocab != reference.vocabulary:
             raise EdgeVqaError(
-                f"{bundle.name} has {engine.n_vocab} tokens, the reference {reference.vocabulary}",
+                f"{bundle.name} has {engine.lm.n_vocab} tokens, the reference {reference.vocabulary}",
                 "compare bundles of one model",
             )
         tokens, texts, accuracy, maxprob, kl = [], [], [], [], []
         opened: Path | None = None
         for number, question in enumerate(questions, 1):
             if question.image != opened:
-                engine.open_prefix(picture_pieces(open_picture(question.image), prompt.detail, prompt, pixels))
+                engine.open_prefix(engine.embed(picture_pieces(open_picture(question.image), prompt.detail, prompt, pixels)))
                 opened = question.image
             asked = question_pieces(question.question, prompt)
             *_, trace = engine.answer(asked, prompt.max_tokens)
@@ -171,7 +174,7 @@ def _run(
             else:
                 kl.append(_divergence(rows, ours))
             done(number)
-        return _Answered(engine.n_vocab, tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
+        return _Answered(engine.lm.n_vocab, tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
     finally:
         engine.close()
 

@@ -26,6 +26,7 @@ from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Sourc
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.template import render
 
+VISION_BACKENDS = {"mtmd": ("vision",), "onnx": ("vision_onnx",), "both": ("vision", "vision_onnx")}  # -> roles of files
 VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")  # never bf16: some runtimes cannot read it there
 _FTYPES = rtn.FLOATS | {name: number for name, (_, number, _) in rtn.TYPES.items()}  # general.file_type
 
@@ -38,6 +39,8 @@ class Options:
 
     quant: str = "rtn:q4_k_m"
     vision_type: str = "q8_0"
+    vision_backend: str = "mtmd"
+    onnx_type: str = "int8"
     name: str | None = None
     version: str = "1"
     licence: str = "unknown"
@@ -230,6 +233,11 @@ def _check_options(options: Options) -> None:
     method = parse_quant(options.quant)
     if options.vision_type not in VISION_TYPES:
         raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
+    if options.vision_backend not in VISION_BACKENDS:
+        known = ", ".join(VISION_BACKENDS)
+        raise EdgeVqaError(f"a vision backend {options.vision_backend!r} is unknown", f"use one of {known}")
+    if options.vision_backend != "mtmd" and importlib.util.find_spec("onnx") is None:
+        raise EdgeVqaError("onnx is not installed", 'pip install "edge-vqa[convert]"')
     if method.calibrated and options.calibration is None:
         raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
     if method.calibrated and importlib.util.find_spec("torch") is None:
@@ -243,7 +251,7 @@ def write(
     method = parse_quant(options.quant)
     with bundle.new_folder(output, force=options.force) as work:
         name = options.name or output.name
-        vision = work / "mmproj.gguf"
+        vision = work / ready.FILES["vision"]
         general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
         meta = {"general.architecture": "clip"} | general
         meta |= {key: value for key, value in model.vision.metadata.items() if key not in general}
@@ -255,7 +263,7 @@ def write(
             from converters import calibration
 
             half, importance = calibration.apply(model, method, vision, options, progress)
-        lm = work / "lm.gguf"
+        lm = work / ready.FILES["lm"]
         general = {"general.name": name, "general.type": "model"}
         words = {key: value for key, value in model.lm.metadata.items() if key.startswith("tokenizer.")}
         meta = {key: value for key, value in model.lm.metadata.items() if key not in words} | general | words
@@ -264,11 +272,16 @@ def write(
         meta |= {"general.quantization_version": 2} if method.type not in FLOATS else {}
         meta["general.file_type"] = _FTYPES[method.type]
         _write(lm, meta, lm_entries(half, method, options.threads, importance), "language model", progress)
+        roles = VISION_BACKENDS[options.vision_backend]
+        if "vision_onnx" in roles:
+            _write_onnx(work / ready.FILES["vision_onnx"], model.vision, options.onnx_type, progress)
+        if "vision" not in roles:
+            vision.unlink()
         quantisation = Quantisation(
             method.name,
             method.type,
             ready.bits_per_weight(gguf_file.read(lm)),
-            options.vision_type,
+            "+".join({"vision": options.vision_type, "vision_onnx": f"onnx-{options.onnx_type}"}[role] for role in roles),
             str(options.calibration.name) if method.calibrated and options.calibration else None,
         )
         return ready.write_manifest(
@@ -283,6 +296,19 @@ def write(
             prompt=model.prompt,
             preprocessing=model.preprocessing,
         )
+
+
+def _write_onnx(path: Path, tower: Half, type_: str, progress: Progress) -> None:
+    from converters import vision_onnx
+
+    total, done = vision_onnx.weights(tower), 0
+
+    def count(weights: int) -> None:
+        nonlocal done
+        done += weights
+        progress("vision tower, onnx", done, total)
+
+    vision_onnx.write(path, tower, type_, count)
 
 
 def _keep(source: Path, output: Path, options: Options) -> Manifest:

@@ -17,8 +17,9 @@ from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
     from edge_vqa import metrics
+    from edge_vqa.answer import Answer, Token, Verdict
     from edge_vqa.bundle import Bundle
-    from edge_vqa.model import Answer, Model, OpenPicture, Token, Verdict, load
+    from edge_vqa.model import Model, OpenPicture, load
     from edge_vqa.picture import Picture
 
 __version__ = "0.1.0"
@@ -38,7 +39,8 @@ __all__ = [
 _HOMES = {
     "Bundle": "edge_vqa.bundle",
     "Picture": "edge_vqa.picture",
-    **dict.fromkeys(("Answer", "Model", "OpenPicture", "Token", "Verdict", "load"), "edge_vqa.model"),
+    **dict.fromkeys(("Answer", "Token", "Verdict"), "edge_vqa.answer"),
+    **dict.fromkeys(("Model", "OpenPicture", "load"), "edge_vqa.model"),
 }
 
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge_vqa import gate as gates
+from edge_vqa.answer import Answer
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.model import Answer, Model
+from edge_vqa.model import Model
 from edge_vqa.questions import Question
 
 _BEGIN = b'{"question_id": '  # of every line
@@ -68,9 +68,13 @@ def run(
 
     A picture or question that cannot be used gets a line with `error`, and the rest goes on.
     """
-    gate = gates.choose(
-        model.bundle.manifest, model.confidence.name, risk=settings.risk, threshold=settings.threshold, gate=settings.gate
-    )  # what is wrong with the settings is said once, not on every line
+    gate = model.plan(  # what is wrong with the settings is said once, not on every line
+        risk=settings.risk,
+        threshold=settings.threshold,
+        gate=settings.gate,
+        detail=settings.detail,
+        max_tokens=settings.max_tokens,
+    ).gate
     stored = "".join(file.sha256 for _, file in sorted(model.bundle.manifest.files.items()))  # the Selector among them
     settled = {
         "model": model.bundle.name,
@@ -89,8 +93,17 @@ def run(
             outcome = outcome.with_line(line)
         progress(outcome)
         synced = time.monotonic()
-        for question in questions[len(outcome) :]:
-            line = {"question_id": question.question_id} | _asked(model, question, settings) | settled
+        rest = questions[len(outcome) :]
+        answers = model.ask_many(
+            ((question.image, question.question) for question in rest),
+            risk=settings.risk,
+            threshold=settings.threshold,
+            gate=settings.gate,
+            detail=settings.detail,
+            max_tokens=settings.max_tokens,
+        )
+        for question, answer in zip(rest, answers, strict=True):
+            line = {"question_id": question.question_id} | _line(answer, settings.show_candidate) | settled
             stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
             stream.flush()
             if time.monotonic() - synced > SYNC_S:
@@ -108,23 +121,9 @@ def _described(settings: Settings) -> dict[str, Any]:
     return {key: value for key, value in vars(settings).items() if value != getattr(default, key)}
 
 
-def _asked(model: Model, question: Question, settings: Settings) -> dict[str, Any]:
-    try:
-        answer = model.ask(
-            question.image,
-            question.question,
-            risk=settings.risk,
-            threshold=settings.threshold,
-            gate=settings.gate,
-            detail=settings.detail,
-            max_tokens=settings.max_tokens,
-        )
-    except EdgeVqaError as error:
-        return {"error": error.what}
-    return _line(answer, settings.show_candidate)
-
-
-def _line(answer: Answer, show_candidate: bool) -> dict[str, Any]:
+def _line(answer: Answer | EdgeVqaError, show_candidate: bool) -> dict[str, Any]:
+    if isinstance(answer, EdgeVqaError):
+        return {"error": answer.what}
     return {
         "answer": answer.text,
         "candidate": answer.candidate if show_candidate or not answer.abstained else None,

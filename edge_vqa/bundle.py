@@ -28,7 +28,8 @@ MANIFEST = "bundle.json"
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
-ROLES = ("lm", "vision", "selector", "selector_early")
+TOWERS = ("vision", "vision_onnx")  # llama.cpp's mmproj, and a graph for ONNX Runtime
+ROLES = ("lm", *TOWERS, "selector", "selector_early")
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
 METHODS = ("tiles", "crop", "dynamic", "native")  # of preprocessing
 
@@ -102,6 +103,10 @@ class Preprocessing:
     low_tokens: int = 0
     high_tokens: int = 0
 
+    def tokens(self, width: int, height: int) -> int:
+        """LM tokens of so many pixels, of a size that the tower takes; not for `native`."""
+        return self.tile_tokens if self.method != "dynamic" else (width // self.tile) * (height // self.tile)
+
     @property
     def most_tokens(self) -> int:
         """LM tokens of the largest picture, marker tokens included; for `native`, a guess."""
@@ -117,10 +122,11 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The build that the bundle's traces came from; scores of a Selector hold for it."""
+    """The build, and the role of the vision tower, that the bundle's traces came from; scores of a Selector hold for them."""
 
     llama_cpp_python: str
     preprocessing: Preprocessing
+    tower: str = "vision"
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,17 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class Cascade:
+    """Operating points of two looks at a question, the second one only where the first abstains: by the bundle of these
+    fingerprints (its own: the same bundle) at `detail`. One threshold for both; the risk is that of all answers together."""
+
+    lm_sha256: str
+    vision_sha256: str
+    detail: str
+    operating_points: tuple[OperatingPoint, ...]
+
+
+@dataclass(frozen=True)
 class Measured:
     """One measured figure: what, on which data, when, with its 95 % interval where it is a proportion."""
 
@@ -198,6 +215,7 @@ class Manifest:
     selector_early: SelectorInfo | None = None
     temperature: Temperature | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
+    cascades: tuple[Cascade, ...] = ()
     calibration: tuple[Calibration, ...] = ()
     measured: tuple[Measured, ...] = ()
 
@@ -207,6 +225,11 @@ class Manifest:
 
     def default_point(self, method: str) -> OperatingPoint | None:
         return next((point for point in self.points(method) if point.default), None)
+
+    def cascade(self, fingerprint: tuple[str, str], detail: str) -> Cascade | None:
+        """Operating points together with a second look, by the bundle of that fingerprint."""
+        wanted = (*fingerprint, detail)
+        return next((c for c in self.cascades if (c.lm_sha256, c.vision_sha256, c.detail) == wanted), None)
 
     @property
     def selectors(self) -> dict[str, SelectorInfo]:
@@ -229,8 +252,12 @@ class Bundle:
 
     @property
     def fingerprint(self) -> tuple[str, str]:
-        """Checksums of the LM and the vision tower: traces and a Selector hold for these two files only."""
-        return self.manifest.files["lm"].sha256, self.manifest.files["vision"].sha256
+        """Checksums of the LM and of the vision tower that scores hold for: traces and a Selector belong to these two files."""
+        return self.fingerprint_with(self.manifest.runtime.tower)
+
+    def fingerprint_with(self, tower: str) -> tuple[str, str]:
+        """The fingerprint of traces made with another of its towers."""
+        return self.manifest.files["lm"].sha256, self.manifest.files[tower].sha256
 
     @property
     def bytes(self) -> int:
@@ -291,9 +318,12 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"files.{role} is none of {', '.join(ROLES)}")
         if file.path != Path(file.path).name or file.path in ("", ".", "..", MANIFEST):
             raise ValueError(f"files.{role}.path must be a plain file name")
-    for role in ("lm", "vision"):
-        if role not in manifest.files:
-            raise ValueError(f"files.{role} is missing")
+    if "lm" not in manifest.files:
+        raise ValueError("files.lm is missing")
+    if not any(role in manifest.files for role in TOWERS):
+        raise ValueError("files.vision is missing")
+    if manifest.runtime.tower not in TOWERS or manifest.runtime.tower not in manifest.files:
+        raise ValueError("runtime.tower must name a vision tower among the files")
     for role in ("selector", "selector_early"):
         if (role in manifest.files) != (role in manifest.selectors):
             raise ValueError(f"files.{role} and {role} must stand together")
@@ -307,18 +337,26 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("runtime.preprocessing needs 1 <= min_tokens <= low_tokens <= high_tokens <= 16384")
     if pixels.resample not in ("lanczos", "bicubic", "bilinear"):
         raise ValueError("runtime.preprocessing.resample must be lanczos, bicubic or bilinear")
-    for number, point in enumerate(manifest.operating_points):
-        if not (0 < point.risk < 1 and 0 < point.delta < 1):
-            raise ValueError(f"operating_points[{number}]: risk and delta must lie between 0 and 1")
-        if point.threshold is not None and not 0 <= point.threshold <= 1:
-            raise ValueError(f"operating_points[{number}].threshold must lie in 0..1")
-    for method in sorted({point.confidence for point in manifest.operating_points}):
-        if sum(point.default for point in manifest.operating_points if point.confidence == method) != 1:
-            raise ValueError(f"operating_points: exactly one of {method} must be the default")
+    _check_points(manifest.operating_points, "operating_points")
+    for number, cascade in enumerate(manifest.cascades):
+        if cascade.detail not in ("low", "high"):
+            raise ValueError(f"cascades[{number}].detail must be low or high")
+        _check_points(cascade.operating_points, f"cascades[{number}].operating_points")
     for number, seen in enumerate(manifest.calibration):
         counts = seen.histogram
         if len(counts) != HISTOGRAM or min(counts) < 0 or sum(counts) != seen.n or not seen.n:
             raise ValueError(f"calibration[{number}].histogram must hold {HISTOGRAM} counts that add up to n")
+
+
+def _check_points(points: tuple[OperatingPoint, ...], where: str) -> None:
+    for number, point in enumerate(points):
+        if not (0 < point.risk < 1 and 0 < point.delta < 1):
+            raise ValueError(f"{where}[{number}]: risk and delta must lie between 0 and 1")
+        if point.threshold is not None and not 0 <= point.threshold <= 1:
+            raise ValueError(f"{where}[{number}].threshold must lie in 0..1")
+    for method in sorted({point.confidence for point in points}):
+        if sum(point.default for point in points if point.confidence == method) != 1:
+            raise ValueError(f"{where}: exactly one of {method} must be the default")
 
 
 def parse(text: str) -> Manifest:

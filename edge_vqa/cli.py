@@ -12,7 +12,7 @@ from edge_vqa import __version__, terminal
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
-    from edge_vqa.model import Answer
+    from edge_vqa.answer import Answer
     from edge_vqa.questions import Question
 
 ABSTAINED = 3
@@ -123,7 +123,8 @@ def ask(
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import native
-    from edge_vqa.model import Token, load
+    from edge_vqa.answer import Token
+    from edge_vqa.model import load
     from edge_vqa.picture import open_picture
     from edge_vqa.prompt import clean_question
 

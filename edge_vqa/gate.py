@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge_vqa.bundle import Manifest
+from edge_vqa.bundle import Cascade, Manifest
 from edge_vqa.errors import EdgeVqaError
 
 UNCALIBRATED_THRESHOLD = 0.5
@@ -32,8 +32,10 @@ def choose(
     risk: float | None = None,
     threshold: float | None = None,
     gate: bool = True,
+    cascade: Cascade | None = None,
 ) -> Gate:
     """The gate for a question. `method` is the confidence method in use: an operating point holds for its own only.
+    cascade: take the operating points of two looks together instead of the bundle's own.
 
     Without an operating point the threshold is 0.5 and uncalibrated. A risk between two operating points takes the stricter
     one, whose guarantee implies it.
@@ -46,9 +48,10 @@ def choose(
         if not 0 <= threshold <= 1:
             raise EdgeVqaError(f"threshold {threshold} is not a probability", "give a number from 0 to 1")
         return Gate(threshold)
-    points = manifest.points(method)
+    offers = cascade.operating_points if cascade else manifest.operating_points
+    points = [point for point in offers if point.confidence == method]
     if risk is None:
-        default = manifest.default_point(method)
+        default = next((point for point in points if point.default), None)
         if default is None:
             return Gate(UNCALIBRATED_THRESHOLD)
         return Gate(default.threshold, default.risk, calibrated=True)

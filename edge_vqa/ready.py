@@ -30,6 +30,7 @@ PROJECTORS = {
 # can afford, where the processor allows up to 16,384
 LOW_SIDE, HIGH_SIDE = 448, 1344
 LOW_TOKENS, HIGH_TOKENS = 256, 1024
+FILES = {"lm": "lm.gguf", "vision": "mmproj.gguf", "vision_onnx": "vision.onnx"}  # role -> name in a bundle
 # ggml type number -> name
 TYPES = {
     **{0: "f32", 1: "f16", 30: "bf16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 10: "q2_k", 11: "q3_k"},
@@ -169,7 +170,7 @@ def adopt(
         *headers, instruction=instruction, max_tokens=max_tokens, detail=detail, template=template
     )
     with bundle.new_folder(output, force=force) as work:
-        for path, file in ((lm, "lm.gguf"), (vision, "mmproj.gguf")):
+        for path, file in ((lm, FILES["lm"]), (vision, FILES["vision"])):
             if move:
                 shutil.move(path, work / file)
             else:
@@ -201,7 +202,8 @@ def write_manifest(
     prompt: Prompt,
     preprocessing: Preprocessing,
 ) -> Manifest:
-    """bundle.json beside the lm.gguf and mmproj.gguf that `work` holds."""
+    """bundle.json beside the LM and the vision tower, or towers, that `work` holds."""
+    files = {role: bundle.describe(work / name) for role, name in FILES.items() if (work / name).is_file()}
     manifest = Manifest(
         schema=bundle.SCHEMA,
         name=name,
@@ -210,10 +212,10 @@ def write_manifest(
         description=description,
         source=source,
         architecture=architecture,
-        files={role: bundle.describe(work / file) for role, file in (("lm", "lm.gguf"), ("vision", "mmproj.gguf"))},
+        files=files,
         quantisation=quantisation,
         prompt=prompt,
-        runtime=Runtime(native.version(), preprocessing),
+        runtime=Runtime(native.version(), preprocessing, "vision" if "vision" in files else "vision_onnx"),
     )
     (work / bundle.MANIFEST).write_text(bundle.render(manifest), encoding="utf-8")
     return manifest

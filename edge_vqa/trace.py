@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +49,10 @@ class Timings:
     gate_s: float = 0.0
     total_s: float = 0.0
 
+    def plus(self, other: Timings) -> Timings:
+        """The sum, part by part."""
+        return Timings(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -74,15 +78,28 @@ class Trace:
 
 
 def step_statistics(logits: npt.NDArray[np.float32], chosen: int) -> tuple[float, float, float, float]:
-    """One row of raw logits [n_vocab] -> log p of `chosen`, entropy, margin of the best over the second, top-5 mass."""
-    shifted = logits.astype(np.float64) - float(logits.max())
+    """One row of raw logits [n_vocab] -> log p of `chosen`, entropy, margin of the best over the second, top-5 mass.
+
+    In float32, which costs 1e-6: with a vocabulary of 50,000 it is part of the time of every token.
+    """
+    shifted = logits - logits.max()
     exp = np.exp(shifted)
     total = float(exp.sum())
     log_total = math.log(total)
     entropy = log_total - float(exp @ shifted) / total
-    top = np.sort(np.partition(shifted, -5)[-5:]) if len(shifted) > 5 else np.sort(shifted)
-    margin = float(top[-1] - top[-2])
-    return float(shifted[chosen]) - log_total, entropy, margin, float(np.exp(top).sum()) / total
+    top = _largest(shifted)
+    return float(shifted[chosen]) - log_total, entropy, float(top[-1] - top[-2]), float(np.exp(top).sum()) / total
+
+
+def _largest(values: Array, n: int = 5, rows: int = 64) -> Array:
+    """The n largest values, ascending. Of values laid out in rows, they lie in the n columns with the largest maxima, or in
+    what is left over behind the last row."""
+    whole = len(values) // rows * rows
+    columns = values[:whole].reshape(rows, -1)
+    if columns.shape[1] > 2 * n:
+        best = np.argpartition(columns.max(0), -n)[-n:]
+        values = np.concatenate([columns[:, best].ravel(), values[whole:]])
+    return np.sort(np.partition(values, -n)[-n:]) if len(values) > n else np.sort(values)
 
 
 def features(trace: Trace) -> dict[str, Array]:

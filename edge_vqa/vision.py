@@ -1,22 +1,23 @@
-"""Picture -> image embeddings, over llama.cpp's mtmd: RGB pixels in, [n_tokens, n_embd] and their positions out."""
+"""Picture -> image embeddings: RGB pixels in, [n_tokens, n_embd] and their positions out; one interface over every backend.
+
+`mtmd` is llama.cpp's own vision tower, from an mmproj gguf; `onnx` a graph for ONNX Runtime.
+"""
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import native
 from edge_vqa.bundle import Preprocessing
-from edge_vqa.class_token import ClassTokenOrder
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import Rgb
 
 Embeddings = npt.NDArray[np.float32]
+BACKENDS = {"mtmd": "vision", "onnx": "vision_onnx"}  # backend -> role of its file in a bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,106 +35,31 @@ class ImageTokens:
     causal: bool
 
 
-class VisionTower:
-    """Owns an mtmd context. `tensors` names what is in the file; `model` is the loaded LM, whose embedding size must fit."""
-
-    def __init__(
-        self, path: Path, tensors: set[bytes], model: Any, n_embd: int, preprocessing: Preprocessing, threads: int
-    ) -> None:
-        _, self._mtmd = native.bindings()
-        self._preprocessing = preprocessing
-        self._n_embd = n_embd
-        self._order = ClassTokenOrder() if ClassTokenOrder.concerns(tensors) else None
-        params = self._mtmd.mtmd_context_params_default()
-        params.n_threads = threads
-        params.print_timings = False
-        params.warmup = False
-        if self._order is not None:
-            params.cb_eval = self._order.callback
-        # Pillow has scaled the picture already: with these limits mtmd's own resize is the identity.
-        if preprocessing.method == "tiles":
-            params.image_max_tokens = preprocessing.tile_tokens
-        elif preprocessing.method == "dynamic":
-            params.image_min_tokens, params.image_max_tokens = 1, preprocessing.high_tokens
-        self._context: int | None = self._mtmd.mtmd_init_from_file(str(path).encode(), model, params)
-        if not self._context:
-            raise EdgeVqaError(
-                f"{path.name} is not a vision tower for this LM ({native.last_complaint() or 'llama.cpp refused it'})",
-                "convert or download the bundle again",
-            )
-        if not self._mtmd.mtmd_support_vision(self._context):
-            self.close()
-            raise EdgeVqaError(f"{path.name} holds no vision tower", "use a bundle with one")
-        self._marker: bytes = self._mtmd.mtmd_get_marker(self._context)
+class Tower(Protocol):
+    """What every backend does."""
 
     def encode(self, pixels: Rgb) -> list[list[int] | ImageTokens]:
         """Encode uint8 [h, w, 3]: one ImageTokens; where llama.cpp preprocesses, also the marker tokens it writes around."""
-        mtmd, method = self._mtmd, self._preprocessing.method
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise ValueError(f"pixels are uint8 [h, w, 3], not {pixels.dtype} {list(pixels.shape)}")
-        height, width, _ = pixels.shape
-        pixels = np.ascontiguousarray(pixels)
-        bitmap = mtmd.mtmd_bitmap_init(width, height, pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
-        chunks = mtmd.mtmd_input_chunks_init()
-        try:
-            text = mtmd.mtmd_input_text(text=self._marker, text_len=len(self._marker), add_special=False, parse_special=True)
-            bitmaps = (mtmd.mtmd_bitmap_p_ctypes * 1)(bitmap)
-            if mtmd.mtmd_tokenize(self._context, chunks, ctypes.byref(text), bitmaps, 1) != 0:
-                raise self._failure("cut")
-            listed = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(mtmd.mtmd_input_chunks_size(chunks))]
-            if method == "native":
-                return [self._tokens(chunk) if self._is_text(chunk) else self._encode(chunk) for chunk in listed]
-            # Of what mtmd yields for Idefics3, slices and an overview, the last is the whole tile; others yield one image.
-            images = [chunk for chunk in listed if not self._is_text(chunk)]
-            n_tokens = mtmd.mtmd_input_chunk_get_n_tokens(images[-1]) if images else 0
-            expected = self._expected(width, height)
-            if n_tokens != expected:
-                raise EdgeVqaError(
-                    f"{width} x {height} pixels make {n_tokens} tokens, the bundle says {expected}",
-                    "convert or download the bundle again",
-                )
-            return [self._encode(images[-1])]
-        finally:
-            mtmd.mtmd_input_chunks_free(chunks)
-            mtmd.mtmd_bitmap_free(bitmap)
-
-    def _expected(self, width: int, height: int) -> int:
-        pixels = self._preprocessing
-        return pixels.tile_tokens if pixels.method != "dynamic" else (width // pixels.tile) * (height // pixels.tile)
-
-    def _is_text(self, chunk: Any) -> bool:
-        return bool(self._mtmd.mtmd_input_chunk_get_type(chunk) == self._mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT)
-
-    def _tokens(self, chunk: Any) -> list[int]:
-        n = ctypes.c_size_t()
-        tokens = self._mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(n))
-        return [int(tokens[i]) for i in range(n.value)]
-
-    def _encode(self, chunk: Any) -> ImageTokens:
-        mtmd = self._mtmd
-        if mtmd.mtmd_encode_chunk(self._context, chunk) != 0:
-            raise self._failure("encoded")
-        n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
-        out = mtmd.mtmd_get_output_embd(self._context)
-        # overwritten by the next call: copy
-        embeddings = np.ctypeslib.as_array(out, (n, self._n_embd)).astype(np.float32, copy=True)
-        positions = None
-        if mtmd.mtmd_decode_use_mrope(self._context):
-            image = mtmd.mtmd_input_chunk_get_tokens_image(chunk)
-            listed = [mtmd.mtmd_image_tokens_get_decoder_pos(image, 0, i) for i in range(n)]
-            positions = np.array([[p.t, p.y, p.x, p.z] for p in listed], np.int32).T
-        return ImageTokens(
-            embeddings=embeddings,
-            positions=positions,
-            n_positions=mtmd.mtmd_input_chunk_get_n_pos(chunk),
-            causal=not mtmd.mtmd_decode_use_non_causal(self._context, chunk),
-        )
-
-    def _failure(self, verb: str) -> EdgeVqaError:
-        return EdgeVqaError(f"the picture could not be {verb} ({native.last_complaint()})", "run with --verbose to see why")
 
     def close(self) -> None:
-        """Free the native context; safe to call twice."""
-        if self._context:
-            self._mtmd.mtmd_free(self._context)
-            self._context = None
+        """Free what is native; safe to call twice."""
+
+
+def open_tower(backend: str, path: Path, model: Any, n_embd: int, pixels: Preprocessing, threads: int) -> Tower:
+    """Load a tower. model: the LM's native handle; n_embd: width of its input embeddings. Raises EdgeVqaError."""
+    if backend == "mtmd":
+        from edge_vqa.vision_mtmd import MtmdTower
+
+        return MtmdTower(path, model, n_embd, pixels, threads)
+    if backend == "onnx":
+        from edge_vqa.vision_onnx import OnnxTower
+
+        return OnnxTower(path, n_embd, pixels, threads)
+    raise EdgeVqaError(f"a vision backend {backend!r} is unknown", f"use one of {', '.join(BACKENDS)}")
+
+
+def checked(pixels: Rgb) -> Rgb:
+    """The pixels, contiguous. Raises ValueError for an array that is none."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are uint8 [h, w, 3], not {pixels.dtype} {list(pixels.shape)}")
+    return np.ascontiguousarray(pixels)

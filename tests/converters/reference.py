@@ -60,10 +60,8 @@ class Reference:
         prefix = picture_pieces(picture, detail, prompt, self.pixels)
         asked = question_pieces(question, prompt)
         engine = self.engine
-        engine.open_prefix(prefix)
-        list(engine.answer(asked, 1))
-        row = engine._llama.llama_get_logits_ith(engine._context, -1)
-        ours = np.ctypeslib.as_array(row, (engine.n_vocab,)).copy()
+        engine.open_prefix(engine.embed(prefix))
+        ours = engine.lm.step([engine._ask(asked, 1).due])[0][0].copy()
         *_, trace = engine.answer(asked, 8)
         assert isinstance(trace, Trace)
         ids = self.ids([*prefix, *asked])

@@ -58,6 +58,6 @@ def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_qu
         texts = [unicodedata.normalize("NFC", text) for text in texts]
     assert len(texts) == 1000
     wrong = [
-        text for text in texts if engine.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False).ids
+        text for text in texts if engine.lm.tokenize(text, special=True) != reference.encode(text, add_special_tokens=False).ids
     ]
     assert not wrong, f"{len(wrong)} of 1000 differ, first: {wrong[0]!r}"

@@ -11,7 +11,8 @@ import pytest
 
 from edge_vqa import EdgeVqaError
 from edge_vqa.bundle import Bundle
-from edge_vqa.model import Answer, Model, Token, Verdict, load
+from edge_vqa.answer import Answer, Token, Verdict
+from edge_vqa.model import Model, load
 from edge_vqa.picture import open_picture
 from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
 from tests.conftest import EXAMPLES, Asked, Run, edit_manifest
@@ -74,7 +75,7 @@ def test_the_same_question_gets_the_same_decision_however_it_is_asked(
 def test_the_picture_is_encoded_once_for_many_questions(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     model.ask(EXAMPLES / "coffee.jpg", "what is this?")
     calls = []
-    tower = model._engine._vision
+    tower = model._engine._tower
     assert tower is not None
     real = tower.encode
     monkeypatch.setattr(tower, "encode", lambda tile: calls.append(1) or real(tile))
@@ -203,11 +204,11 @@ def test_the_rendered_prompt_is_smolvlms_chat_form(model: Model, mini: Bundle) -
 def test_special_tokens_in_a_question_stay_plain_text(model: Model, mini: Bundle, hostile: str) -> None:
     engine = model._engine
     asked = question_pieces(hostile, mini.manifest.prompt)[0]
-    tokens = engine.tokenize(asked.text, special=asked.special)
-    special = {engine.tokenize(text, special=True)[0] for text in ("<end_of_utterance>", "<|im_start|>", "<image>")}
-    special |= {engine.tokenize(text, special=True)[0] for text in ("<fake_token_around_image>", "<row_1_col_1>")}
+    tokens = engine.lm.tokenize(asked.text, special=asked.special)
+    special = {engine.lm.tokenize(text, special=True)[0] for text in ("<end_of_utterance>", "<|im_start|>", "<image>")}
+    special |= {engine.lm.tokenize(text, special=True)[0] for text in ("<fake_token_around_image>", "<row_1_col_1>")}
     assert not set(tokens) & special
-    assert b"".join(engine.piece(token) for token in tokens).decode() == " ".join(hostile.split())
+    assert b"".join(engine.lm.piece(token) for token in tokens).decode() == " ".join(hostile.split())
     assert model.ask(PRICE, hostile).trace.image_tokens == 16
 
 

@@ -1,0 +1,46 @@
+"""What comes of a question: tokens as they are decoded, then an answer or an abstention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edge_vqa.trace import Timings, Trace
+
+
+@dataclass(frozen=True)
+class Token:
+    """A provisional piece of an answer, before the gate has decided."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What came of one question. `text` is None when abstained; `candidate` is what would have been said: empty when an early
+    confidence method abstained before anything was decoded. `model` and `detail` are those of the look that decided."""
+
+    text: str | None
+    candidate: str
+    abstained: bool
+    confidence: float
+    confidence_method: str
+    threshold: float | None
+    risk_target: float | None
+    calibrated: bool
+    maxprob: float
+    model: str
+    detail: str
+    trace: Trace
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The last event of a stream."""
+
+    answer: Answer
+
+
+Event: TypeAlias = Token | Verdict

@@ -1,0 +1,95 @@
+"""What a bundle takes in memory, part by part, estimated before anything native is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_vqa import gguf_file
+from edge_vqa.bundle import Bundle
+from edge_vqa.engine import room_for
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llama import KV_TYPES, N_BATCH
+from edge_vqa.vision import BACKENDS
+
+if TYPE_CHECKING:
+    from edge_vqa.model import Options
+
+BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+assert KV_BYTES.keys() == KV_TYPES.keys()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by part."""
+
+    base: int
+    lm: int
+    tower: int
+    kv: int
+    compute: int
+    context: int  # tokens
+
+    @property
+    def total(self) -> int:
+        return self.base + self.lm + self.tower + self.kv + self.compute
+
+
+def plan(bundle: Bundle, backend: str, *, context: int | None, kv_type: str, sequences: int) -> Plan:
+    """An estimate of the peak. Raises EdgeVqaError for files that are no sound gguf."""
+    manifest, pixels = bundle.manifest, bundle.manifest.runtime.preprocessing
+    header = gguf_file.read(bundle.files["lm"])
+    kind = header.metadata.get("general.architecture")
+
+    def number(key: str, default: int = 0) -> int:
+        found = header.metadata.get(f"{kind}.{key}", default)
+        return max(found) if isinstance(found, list) else int(found)
+
+    context = min(context or room_for(pixels), number("context_length", 1 << 30) * sequences)
+    heads = number("attention.head_count", 1)
+    width = number("embedding_length", 1)
+    key = number("attention.key_length", width // heads)
+    cells = 2 * number("block_count") * number("attention.head_count_kv", heads) * key
+    padded = -(-context // 256) * 256
+    # the widest tensors of a batch at work, and a row of logits for each sequence; the tower's, at work on one tile
+    inner = number("feed_forward_length", 4 * width)
+    words = header.tensors["token_embd.weight"][0][0] if "token_embd.weight" in header.tensors else 0
+    patches = 16 * max(pixels.tile_tokens, pixels.high_tokens)
+    compute = 4 * (N_BATCH * (3 * inner + 6 * width) + 3 * sequences * words) + 4 * patches * 8192
+    return Plan(
+        base=BASE,
+        # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped
+        lm=2 * manifest.files["lm"].bytes,
+        tower=int({"mtmd": 1.0, "onnx": 2.0}[backend] * manifest.files[BACKENDS[backend]].bytes),
+        kv=int(cells * padded * KV_BYTES[kv_type]),
+        compute=compute,
+        context=context,
+    )
+
+
+def check(bundle: Bundle, options: Options, backend: str) -> None:
+    """Refuse a bundle that does not fit into `options.memory_limit`, with the figure that would."""
+    assert options.memory_limit is not None
+    made = plan(
+        bundle, backend, context=options.context, kv_type=options.kv_type, sequences=options.sequences
+    )
+    if made.total <= options.memory_limit:
+        return
+    parts = {"LM": made.lm, "vision tower": made.tower, f"KV cache of {made.context} tokens": made.kv}
+    parts |= {"work": made.compute, "programs": made.base}
+    listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
+    advice = f"set --memory-limit {megabytes(made.total)} or more, or use a smaller bundle"
+    spare = options.memory_limit - (made.total - made.kv)
+    fits = int(spare / made.kv * made.context) // 256 * 256
+    if fits >= 512:
+        advice = f"a context of {fits} tokens would fit: --context {fits}; or " + advice
+    raise EdgeVqaError(
+        f"{bundle.name} needs about {megabytes(made.total)} MB ({listed}), the limit is {megabytes(options.memory_limit)} MB",
+        advice,
+    )
+
+
+def megabytes(size: int) -> int:
+    """Rounded up."""
+    return -(-size // 10**6)

@@ -1,0 +1,67 @@
+"""A vision tower in ONNX Runtime: a graph from `edge-vqa-convert --vision-backend onnx`, pixels in, embeddings out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_vqa.bundle import Preprocessing
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.picture import Rgb
+from edge_vqa.vision import ImageTokens, checked
+
+AGAIN = "convert or download the bundle again"
+
+
+class OnnxTower:
+    """Owns an ONNX Runtime session. The graph takes `pixels` uint8 [1, h, w, 3], and yields `embeddings` [tokens, n_embd]."""
+
+    def __init__(self, path: Path, n_embd: int, preprocessing: Preprocessing, threads: int) -> None:
+        if preprocessing.method == "native":
+            raise EdgeVqaError("only llama.cpp knows how this model cuts pictures", "use --vision mtmd")
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        # threads that wait for the next picture must not take the cores from llama.cpp's
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._path, self._n_embd, self._preprocessing = path, n_embd, preprocessing
+        self._session: Any = None
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception:
+            raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", AGAIN) from None
+        inputs = [(i.name, i.type) for i in self._session.get_inputs()]
+        outputs = [(o.name, o.shape[-1]) for o in self._session.get_outputs()]
+        if inputs != [("pixels", "tensor(uint8)")] or outputs != [("embeddings", n_embd)]:
+            raise EdgeVqaError(f"{path.name} is not a vision tower for this LM", AGAIN)
+
+    def encode(self, pixels: Rgb) -> list[list[int] | ImageTokens]:
+        """See `vision.Tower`."""
+        pixels = checked(pixels)
+        height, width, _ = pixels.shape
+        try:
+            (embeddings,) = self._session.run(["embeddings"], {"pixels": pixels[None]})
+        except Exception as error:
+            raise EdgeVqaError(f"the picture could not be encoded ({str(error).splitlines()[0]})", AGAIN) from None
+        expected = self._preprocessing.tokens(width, height)
+        if embeddings.shape != (expected, self._n_embd) or not np.isfinite(embeddings).all():
+            raise EdgeVqaError(
+                f"{self._path.name} makes {list(embeddings.shape)} of {width} x {height} pixels,"
+                f" the bundle says {expected} tokens",
+                AGAIN,
+            )
+        if self._preprocessing.method != "dynamic":
+            return [ImageTokens(embeddings, None, expected, causal=True)]
+        unit = self._preprocessing.tile
+        rows, columns = height // unit, width // unit
+        places = np.zeros((4, expected), np.int32)  # time, row, column, unused
+        places[1], places[2] = np.divmod(np.arange(expected, dtype=np.int32), columns)
+        return [ImageTokens(embeddings, places, max(rows, columns), causal=True)]
+
+    def close(self) -> None:
+        """See `vision.Tower`."""
+        self._session = None
