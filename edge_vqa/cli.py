@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,8 @@ from edge_vqa import __version__, terminal
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
-    from edge_vqa.answer import Answer
+    from edge_vqa.answer import Answer, Event
+    from edge_vqa.model import Model
     from edge_vqa.questions import Question
 
 ABSTAINED = 3
@@ -46,8 +49,32 @@ NoGateOption = Annotated[bool, typer.Option("--no-gate", help="Always answer, ho
 CandidateOption = Annotated[bool, typer.Option("--show-candidate", help="When abstaining, show what would have been said.")]
 DetailOption = Annotated[
     str | None,
-    typer.Option("--detail", metavar="low|high", help="One tile, or slices too (default: the bundle's)."),
+    typer.Option(
+        "--detail",
+        metavar="low|high|auto",
+        help="One tile, slices too, or slices only where one tile abstains (default: the bundle's).",
+    ),
 ]
+ThenOption = Annotated[
+    str | None,
+    typer.Option("--then", metavar="NAME|FOLDER", help="Larger bundle, loaded and asked where the first one abstains."),
+]
+VisionOption = Annotated[
+    str | None,
+    typer.Option("--vision", metavar="mtmd|onnx", help="What runs the vision tower (default: the faster one that there is)."),
+]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache-dir", metavar="FOLDER", help="Keep encoded pictures there for the next time.")
+]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option("--memory-limit", metavar="MB", min=1, help="Refuse, before loading it, a bundle that needs more."),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option("--context", metavar="N", help="Tokens of the KV cache (default: room for the largest picture)."),
+]
+KvOption = Annotated[str, typer.Option("--kv-type", metavar="TYPE", help="KV cache: f16, or q8_0 for half of it.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
 TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
 ConfidenceOption = Annotated[
@@ -59,6 +86,9 @@ ConfidenceOption = Annotated[
     ),
 ]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Count confidences, nothing else, for edge-vqa doctor.")]
+TogetherOption = Annotated[
+    int, typer.Option("--together", metavar="N", min=1, max=64, help="Questions that are decoded together.")
+]
 SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
@@ -84,6 +114,7 @@ def common(
   edge-vqa ask photo.jpg "what is this?"\n
   edge-vqa ask photo.jpg "is there a dog?" --risk 0.05   [dim]# wrong at most 1 time in 20[/dim]\n
   edge-vqa ask photo.jpg "what is this?" --early         [dim]# abstains before it decodes an answer[/dim]\n
+  edge-vqa ask photo.jpg "how much is it?" --detail auto  [dim]# looks closer only when unsure[/dim]\n
   edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n\n
 Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
 """
@@ -103,8 +134,14 @@ def ask(
     stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come, before the gate decides.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     detail: DetailOption = None,
+    then: ThenOption = None,
+    vision: VisionOption = None,
     threads: ThreadsOption = None,
     max_tokens: TokensOption = None,
+    cache_dir: CacheOption = None,
+    memory_limit: MemoryOption = None,
+    context: ContextOption = None,
+    kv_type: KvOption = "f16",
     watch: WatchOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
     debug: DebugOption = False,
@@ -123,49 +160,100 @@ def ask(
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import native
-    from edge_vqa.answer import Token
-    from edge_vqa.model import load
     from edge_vqa.picture import open_picture
     from edge_vqa.prompt import clean_question
 
     native.set_verbose(verbose)
     picture, asked = open_picture(image), clean_question(question)  # bad input is told before a model is loaded
-    _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, confidence=confidence, threads=threads, watch=watch or None) as loaded:
-        _busy("")
-        for warning in loaded.warnings:
-            print(f"edge-vqa: {warning}", file=sys.stderr)
-        answer: Answer | None = None
+    with _loaded(
+        model,
+        confidence=confidence,
+        vision=vision,
+        threads=threads,
+        context=context,
+        kv_type=kv_type,
+        memory_limit=memory_limit and memory_limit * 10**6,
+        watch=watch or None,
+        cache_dir=cache_dir,
+        then=then,
+    ) as loaded:
         _busy("looking at the picture ...")
-        waiting = True
-        for event in loaded.stream(
-            picture,
-            asked,
-            risk=risk,
-            threshold=threshold,
-            gate=not no_gate,
-            detail=detail,
-            max_tokens=max_tokens,
-        ):
-            first, waiting = waiting, False
-            if first:
-                _busy("provisional: " if stream else "")
-            if not isinstance(event, Token):
-                answer = event.answer
-            elif stream or final:
-                print(event.text.lstrip() if first else event.text, end="", flush=True)
-        assert answer is not None
-        if json_:
-            _print_json(as_json(answer, show_candidate=show_candidate))
-        else:
-            if stream or (final and answer.text is not None):
-                print()
-            elif answer.text is not None:
-                print(answer.text)
-            sys.stdout.flush()
-            print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
+        events = loaded.stream(
+            picture, asked, risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens
+        )
+        answer = _tell(events, stream=stream, final=final, json_=json_, show_candidate=show_candidate)
     if answer.abstained:
         raise typer.Exit(ABSTAINED)
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa chat photo.jpg\n
+  edge-vqa chat photo.jpg --risk 0.05\n
+  edge-vqa chat photo.jpg --json < questions.txt > answers.jsonl\n\n
+One question a line; an empty line, or the end of the input, ends it. Each question stands alone: earlier ones are not remembered.\n
+Exit status: 0, or 1 if a question could not be asked.
+"""
+)
+def chat(
+    image: Annotated[Path, typer.Argument(help="The picture.")],
+    model: ModelOption = None,
+    risk: RiskOption = None,
+    threshold: ThresholdOption = None,
+    no_gate: NoGateOption = False,
+    show_candidate: CandidateOption = False,
+    confidence: ConfidenceOption = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print tokens as they come, before the gate decides.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON object a question.")] = False,
+    detail: DetailOption = None,
+    then: ThenOption = None,
+    vision: VisionOption = None,
+    threads: ThreadsOption = None,
+    max_tokens: TokensOption = None,
+    cache_dir: CacheOption = None,
+    memory_limit: MemoryOption = None,
+    context: ContextOption = None,
+    kv_type: KvOption = "f16",
+    watch: WatchOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Ask many questions about one picture, which is encoded once."""
+    del debug  # read by errors.run
+    if stream and json_:
+        raise typer.BadParameter("--stream and --json exclude each other")
+    _check(risk, threshold, no_gate, detail)
+
+    from edge_vqa.picture import open_picture
+
+    picture, failed = open_picture(image), False
+    with _loaded(
+        model,
+        confidence=confidence,
+        vision=vision,
+        threads=threads,
+        context=context,
+        kv_type=kv_type,
+        memory_limit=memory_limit and memory_limit * 10**6,
+        watch=watch or None,
+        cache_dir=cache_dir,
+        then=then,
+    ) as loaded:
+        plan = loaded.plan(risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens)
+        _busy("looking at the picture ...")
+        loaded.open(picture, detail=plan.looks[0].detail).close()
+        _busy("")
+        for asked in _lines():
+            try:
+                events = loaded.stream(
+                    picture, asked, risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens
+                )
+                _tell(events, stream=stream, final=confidence == EARLY and not json_, json_=json_, show_candidate=show_candidate)
+            except EdgeVqaError as error:
+                failed = True
+                print(f"edge-vqa: {error}", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(
@@ -189,9 +277,16 @@ def batch(
     show_candidate: CandidateOption = False,
     confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
+    together: TogetherOption = 8,
     detail: DetailOption = None,
+    then: ThenOption = None,
+    vision: VisionOption = None,
     threads: ThreadsOption = None,
     max_tokens: TokensOption = None,
+    cache_dir: CacheOption = None,
+    memory_limit: MemoryOption = None,
+    context: ContextOption = None,
+    kv_type: KvOption = "f16",
     watch: WatchOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -200,15 +295,22 @@ def batch(
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa import batch as batches
-    from edge_vqa.model import load
 
     asked, missing = _questions(questions, skip_missing)
     settings = batches.Settings(risk, threshold, not no_gate, detail, max_tokens, show_candidate)
-    _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, confidence=confidence, threads=threads, watch=watch or None) as loaded:
-        _busy("")
-        for warning in loaded.warnings:
-            print(f"edge-vqa: {warning}", file=sys.stderr)
+    with _loaded(
+        model,
+        sequences=together,
+        confidence=confidence,
+        vision=vision,
+        threads=threads,
+        context=context,
+        kv_type=kv_type,
+        memory_limit=memory_limit and memory_limit * 10**6,
+        watch=watch or None,
+        cache_dir=cache_dir,
+        then=then,
+    ) as loaded:
         with terminal.progress() as bars:
             task = bars.add_task("asking", total=len(asked))
             outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
@@ -238,6 +340,8 @@ def eval_(
     model: ModelOption = None,
     confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
+    vision: VisionOption = None,
+    together: TogetherOption = 8,
     threads: ThreadsOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
     debug: DebugOption = False,
@@ -247,7 +351,6 @@ def eval_(
 
     from edge_vqa import batch as batches
     from edge_vqa import evaluation, report
-    from edge_vqa.model import load
 
     asked, missing = _questions(questions, skip_missing, labelled=True)
     if output.exists() and not output.is_dir():
@@ -256,9 +359,10 @@ def eval_(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
-    _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, confidence=confidence, threads=threads) as loaded, terminal.progress() as bars:
-        _busy("")
+    with (
+        _loaded(model, confidence=confidence, vision=vision, threads=threads, sequences=together) as loaded,
+        terminal.progress() as bars,
+    ):
         bundle = loaded.bundle
         task = bars.add_task("asking", total=len(asked))
         settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
@@ -317,8 +421,66 @@ def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tup
 def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:
     if (risk is not None) + (threshold is not None) + no_gate > 1:
         raise typer.BadParameter("--risk, --threshold and --no-gate exclude each other")
-    if detail not in (None, "low", "high"):
-        raise typer.BadParameter("use low or high", param_hint="--detail")
+    if detail not in (None, "low", "high", "auto"):
+        raise typer.BadParameter("use low, high or auto", param_hint="--detail")
+
+
+def _lines() -> Iterator[str]:
+    """Questions from stdin until an empty line; on a terminal with a prompt, and with what readline offers."""
+    asking = sys.stdin.isatty()
+    if asking:
+        with suppress(ImportError):
+            import readline  # noqa: F401 - input() edits lines and remembers them once it is there
+    while True:
+        try:
+            line = input("> " if asking else "").strip()
+        except EOFError:
+            if asking:
+                print()
+            return
+        if not line:
+            return
+        yield line
+
+
+@contextmanager
+def _loaded(model: str | None, **options: Any) -> Iterator[Model]:
+    """The model, with what the user should know of it on stderr."""
+    from edge_vqa.model import load
+
+    _busy(f"loading {model or 'the embedded model'} ...")
+    with load(model, **options) as loaded:
+        _busy("")
+        for warning in loaded.warnings:
+            print(f"edge-vqa: {warning}", file=sys.stderr)
+        yield loaded
+
+
+def _tell(events: Iterator[Event], *, stream: bool, final: bool, json_: bool, show_candidate: bool) -> Answer:
+    """Print what comes of a question: stream, tokens before the gate has decided; final, tokens that are trusted already."""
+    from edge_vqa.answer import Token
+
+    answer: Answer | None = None
+    waiting = True
+    for event in events:
+        first, waiting = waiting, False
+        if first:
+            _busy("provisional: " if stream else "")
+        if not isinstance(event, Token):
+            answer = event.answer
+        elif stream or final:
+            print(event.text.lstrip() if first else event.text, end="", flush=True)
+    assert answer is not None
+    if json_:
+        _print_json(as_json(answer, show_candidate=show_candidate))
+        return answer
+    if stream or (final and answer.text is not None):
+        print()
+    elif answer.text is not None:
+        print(answer.text)
+    sys.stdout.flush()
+    print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
+    return answer
 
 
 def _busy(doing: str) -> None:
@@ -362,6 +524,7 @@ def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
         "calibrated": answer.calibrated,
         "maxprob": answer.maxprob,
         "model": answer.model,
+        "detail": answer.detail,
         "tokens": [
             {"text": token.text, "logprob": token.logprob, "entropy": token.entropy}
             for token in answer.trace.tokens

@@ -72,20 +72,21 @@ def test_the_same_question_gets_the_same_decision_however_it_is_asked(
         assert one.confidence == pytest.approx(decoded["confidence"], abs=1e-3)
 
 
-def test_the_picture_is_encoded_once_for_many_questions(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.ask(EXAMPLES / "coffee.jpg", "what is this?")
-    calls = []
-    tower = model._engine._tower
-    assert tower is not None
-    real = tower.encode
-    monkeypatch.setattr(tower, "encode", lambda tile: calls.append(1) or real(tile))
-    with model.open(PRICE) as picture:
-        picture.ask("what is this?")
-        picture.ask("is it an animal?")
-    model.ask(PRICE, "is there a price?")
-    assert len(calls) == 1
-    model.ask(PRICE, "is there a price?", detail="high")
-    assert len(calls) > 2
+def test_the_picture_is_encoded_once_for_many_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    with load(pictures=1) as model:
+        model.ask(EXAMPLES / "coffee.jpg", "what is this?")
+        calls = []
+        tower = model._engine._tower
+        assert tower is not None
+        real = tower.encode
+        monkeypatch.setattr(tower, "encode", lambda tile: calls.append(1) or real(tile))
+        with model.open(PRICE) as picture:
+            picture.ask("what is this?")
+            picture.ask("is it an animal?")
+        model.ask(PRICE, "is there a price?")
+        assert len(calls) == 1
+        model.ask(PRICE, "is there a price?", detail="high")
+        assert len(calls) > 2
 
 
 def test_an_open_picture_answers_about_itself_after_another_was_asked(model: Model) -> None:

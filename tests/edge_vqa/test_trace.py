@@ -10,7 +10,7 @@ from edge_vqa.trace import FIRST, STATISTICS, features, step_statistics
 from tests.conftest import Asked
 
 
-@pytest.mark.parametrize("size", [2, 5, 6, 700])
+@pytest.mark.parametrize("size", [2, 5, 6, 700, 1000, 49_280])
 def test_statistics_of_a_row(size: int) -> None:
     logits = np.random.default_rng(size).normal(0, 4, size).astype(np.float32)
     p = np.exp(logits.astype(np.float64))
@@ -18,10 +18,10 @@ def test_statistics_of_a_row(size: int) -> None:
     best = int(p.argmax())
     ordered = np.sort(p)[::-1]
     logprob, entropy, margin, top5 = step_statistics(logits, best)
-    assert logprob == pytest.approx(np.log(p[best]), abs=1e-9)
-    assert entropy == pytest.approx(-(p * np.log(p)).sum(), abs=1e-9)
+    assert logprob == pytest.approx(np.log(p[best]), abs=2e-6)
+    assert entropy == pytest.approx(-(p * np.log(p)).sum(), abs=2e-6)
     assert margin == pytest.approx(np.log(ordered[0] / ordered[1]), abs=1e-6)
-    assert top5 == pytest.approx(ordered[:5].sum(), abs=1e-9)
+    assert top5 == pytest.approx(ordered[:5].sum(), abs=2e-6)
 
 
 def test_huge_logits_do_not_overflow() -> None:
