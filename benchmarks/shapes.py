@@ -1,6 +1,6 @@
 """Checkpoints with random weights in the exact shapes of published models: speed does not depend on the values.
 
-    python -m benchmarks.shapes smolvlm-256m FOLDER
+python -m benchmarks.shapes smolvlm-256m FOLDER
 """
 
 from __future__ import annotations

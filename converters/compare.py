@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from edge_vqa import bundle as bundles
 from edge_vqa.bundle import Bundle
+from edge_vqa.device import Threads
 from edge_vqa.engine import Engine
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import ece, vqa_accuracy
@@ -30,7 +31,7 @@ from edge_vqa.picture import open_picture
 from edge_vqa.prompt import picture_pieces, question_pieces
 from edge_vqa.questions import Question
 from edge_vqa.trace import Trace
-from edge_vqa.vision import BACKENDS
+from edge_vqa.vision import scored
 
 Floats = npt.NDArray[np.float64]
 DRAWS, SEED = 2000, 0
@@ -92,7 +93,7 @@ def compare(
     others: Sequence[Bundle],
     questions: Sequence[Question],
     *,
-    threads: int = 1,
+    threads: Threads | int = 1,
     progress: Progress = lambda step, done, total: None,
 ) -> list[Row]:
     """The reference and every other bundle, in this order. Questions need answers. Raises EdgeVqaError."""
@@ -137,16 +138,15 @@ def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats],
 def _run(
     bundle: Bundle,
     questions: Sequence[Question],
-    threads: int,
+    threads: Threads | int,
     done: Callable[[int], None],
     reference: _Answered | None,
     rows: BinaryIO,
 ) -> tuple[_Answered, Floats]:
     """Answers of a bundle and its KL from the reference; without one, its distributions are written to `rows`."""
     prompt, pixels = bundle.manifest.prompt, bundle.manifest.runtime.preprocessing
-    tower = bundle.manifest.runtime.tower
-    backend = next(name for name, role in BACKENDS.items() if role == tower)
-    engine = Engine(bundle.files["lm"], bundle.files[tower], pixels, backend=backend, threads=threads)
+    tower = bundle.files[bundle.manifest.runtime.tower]
+    engine = Engine(bundle.files["lm"], tower, pixels, backend=scored(bundle), threads=threads)
     try:
         if reference and engine.lm.n_vocab != reference.vocabulary:
             raise EdgeVqaError(

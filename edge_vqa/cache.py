@@ -11,6 +11,7 @@ import io
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,7 +96,7 @@ class PictureCache:
 
 
 def _packed(parts: list[Part]) -> bytes:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, part in enumerate(parts):
         if isinstance(part, ImageTokens):
             arrays[f"{number}_embeddings"] = part.embeddings

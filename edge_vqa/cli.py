@@ -192,7 +192,7 @@ def ask(
   edge-vqa chat photo.jpg\n
   edge-vqa chat photo.jpg --risk 0.05\n
   edge-vqa chat photo.jpg --json < questions.txt > answers.jsonl\n\n
-One question a line; an empty line, or the end of the input, ends it. Each question stands alone: earlier ones are not remembered.\n
+One question a line; an empty line, or the end of the input, ends it. Earlier questions are not remembered.\n
 Exit status: 0, or 1 if a question could not be asked.
 """
 )
@@ -248,7 +248,9 @@ def chat(
                 events = loaded.stream(
                     picture, asked, risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens
                 )
-                _tell(events, stream=stream, final=confidence == EARLY and not json_, json_=json_, show_candidate=show_candidate)
+                _tell(
+                    events, stream=stream, final=confidence == EARLY and not json_, json_=json_, show_candidate=show_candidate
+                )
             except EdgeVqaError as error:
                 failed = True
                 print(f"edge-vqa: {error}", file=sys.stderr)
@@ -298,22 +300,24 @@ def batch(
 
     asked, missing = _questions(questions, skip_missing)
     settings = batches.Settings(risk, threshold, not no_gate, detail, max_tokens, show_candidate)
-    with _loaded(
-        model,
-        sequences=together,
-        confidence=confidence,
-        vision=vision,
-        threads=threads,
-        context=context,
-        kv_type=kv_type,
-        memory_limit=memory_limit and memory_limit * 10**6,
-        watch=watch or None,
-        cache_dir=cache_dir,
-        then=then,
-    ) as loaded:
-        with terminal.progress() as bars:
-            task = bars.add_task("asking", total=len(asked))
-            outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
+    with (
+        _loaded(
+            model,
+            sequences=together,
+            confidence=confidence,
+            vision=vision,
+            threads=threads,
+            context=context,
+            kv_type=kv_type,
+            memory_limit=memory_limit and memory_limit * 10**6,
+            watch=watch or None,
+            cache_dir=cache_dir,
+            then=then,
+        ) as loaded,
+        terminal.progress() as bars,
+    ):
+        task = bars.add_task("asking", total=len(asked))
+        outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
     left_out = f", {len(missing)} left out: no picture" if missing else ""
     print(
         f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}",
@@ -524,7 +528,6 @@ def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
         "calibrated": answer.calibrated,
         "maxprob": answer.maxprob,
         "model": answer.model,
-        "detail": answer.detail,
         "tokens": [
             {"text": token.text, "logprob": token.logprob, "entropy": token.entropy}
             for token in answer.trace.tokens

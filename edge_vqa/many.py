@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +59,7 @@ def run(model: Model, asked: Iterable[tuple[ImageSource, str]], plan: Plan) -> I
                 yield item.answer
 
 
-def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, *, encode: bool) -> Iterator[_Item]:
+def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, *, encode: bool) -> Generator[_Item]:
     """Items with their picture opened (and encoded), by a thread that is at most `ahead` questions ahead."""
     ready: queue.Queue[_Item | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edge_vqa import gguf_file
 from edge_vqa.bundle import Bundle
@@ -11,9 +10,6 @@ from edge_vqa.engine import room_for
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llama import KV_TYPES, N_BATCH
 from edge_vqa.vision import BACKENDS
-
-if TYPE_CHECKING:
-    from edge_vqa.model import Options
 
 BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -68,24 +64,21 @@ def plan(bundle: Bundle, backend: str, *, context: int | None, kv_type: str, seq
     )
 
 
-def check(bundle: Bundle, options: Options, backend: str) -> None:
-    """Refuse a bundle that does not fit into `options.memory_limit`, with the figure that would."""
-    assert options.memory_limit is not None
-    made = plan(
-        bundle, backend, context=options.context, kv_type=options.kv_type, sequences=options.sequences
-    )
-    if made.total <= options.memory_limit:
+def check(bundle: Bundle, limit: int, backend: str, *, context: int | None, kv_type: str, sequences: int) -> None:
+    """Refuse a bundle that does not fit into `limit` bytes, with the figure that would."""
+    made = plan(bundle, backend, context=context, kv_type=kv_type, sequences=sequences)
+    if made.total <= limit:
         return
     parts = {"LM": made.lm, "vision tower": made.tower, f"KV cache of {made.context} tokens": made.kv}
     parts |= {"work": made.compute, "programs": made.base}
     listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
     advice = f"set --memory-limit {megabytes(made.total)} or more, or use a smaller bundle"
-    spare = options.memory_limit - (made.total - made.kv)
+    spare = limit - (made.total - made.kv)
     fits = int(spare / made.kv * made.context) // 256 * 256
     if fits >= 512:
         advice = f"a context of {fits} tokens would fit: --context {fits}; or " + advice
     raise EdgeVqaError(
-        f"{bundle.name} needs about {megabytes(made.total)} MB ({listed}), the limit is {megabytes(options.memory_limit)} MB",
+        f"{bundle.name} needs about {megabytes(made.total)} MB ({listed}), the limit is {megabytes(limit)} MB",
         advice,
     )
 

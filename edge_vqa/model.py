@@ -30,7 +30,7 @@ from edge_vqa.gate import Gate
 from edge_vqa.picture import ImageSource, Picture, open_picture
 from edge_vqa.prompt import clean_question, picture_pieces, question_pieces
 from edge_vqa.trace import Timings, TokenTrace, Trace
-from edge_vqa.vision import BACKENDS
+from edge_vqa.vision import BACKENDS, scored
 
 COUNTED_TOGETHER = 50  # confidences that the drift watch writes at once
 DETAILS = ("low", "high", "auto")
@@ -167,7 +167,14 @@ class Model:
         role = BACKENDS[self.backend]
         self.fingerprint = bundle.fingerprint_with(role)
         if options.memory_limit is not None:
-            memory.check(bundle, options, self.backend)
+            memory.check(
+                bundle,
+                options.memory_limit,
+                self.backend,
+                context=options.context,
+                kv_type=options.kv_type,
+                sequences=options.sequences,
+            )
         self._engine = Engine(
             bundle.files["lm"],
             bundle.files[role],
@@ -200,7 +207,7 @@ class Model:
                 f"{chosen} llama-cpp-python {runtime.llama_cpp_python}, this is {native.version()}: scores may differ slightly"
             )
         if role != runtime.tower:
-            theirs = next(backend for backend, tower in BACKENDS.items() if tower == runtime.tower)
+            theirs = scored(self.bundle)
             self.warnings.append(f"{chosen} the vision backend {theirs}, this is {self.backend}: scores may differ slightly")
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -325,9 +332,7 @@ class Model:
         elif self._then is not None:
             looks.append(Look(self, self._then.manifest.prompt.detail, second=True))
             cascade = manifest.cascade(self._then.fingerprint, looks[-1].detail)
-        chosen = gates.choose(
-            manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade
-        )
+        chosen = gates.choose(manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade)
         as_calibrated = (
             max_tokens in (None, own.max_tokens)
             and self.options.kv_type == "f16"

@@ -15,6 +15,7 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import Rgb
 from edge_vqa.vision import ImageTokens, checked
 
+
 class MtmdTower:
     """Owns an mtmd context. `model` is the loaded LM, whose embedding size must fit."""
 

@@ -115,22 +115,35 @@ def collect(
     questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TRACES.npz", help="Where the traces go.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set (default: the file's).")] = None,
+    detail: Annotated[str | None, typer.Option(metavar="low|high", help="Detail of the pictures (default: the bundle's).")] = None,
+    vision: Annotated[
+        str | None, typer.Option(metavar="mtmd|onnx", help="Vision backend (default: the one that scores hold for).")
+    ] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
     threads: ThreadsOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Run a bundle over a questions file and write its traces; interrupted, the same command goes on."""
     del debug
+    from edge_vqa import bundle as bundles
     from edge_vqa.model import load
+    from edge_vqa.vision import scored
     from selector_onnx import collect as collecting
 
+    if detail not in (None, "low", "high"):
+        raise typer.BadParameter("use low or high", param_hint="--detail")
     asked, missing = _questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    with load(bundle, threads=threads) as model, terminal.progress() as bars:
+    with load(bundle, threads=threads, vision=vision or scored(bundles.read(bundle))) as model, terminal.progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
         traces = collecting.collect_into(
-            output, model, asked, name or questions.stem, lambda done: bars.update(task, completed=done)
+            output,
+            model,
+            asked,
+            name or questions.stem,
+            lambda done: bars.update(task, completed=done),
+            detail=detail,
         )
     left_out = f", {len(missing)} left out: no picture" if missing else ""
     print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
@@ -194,7 +207,15 @@ def export(
     print(f"{bundle}: {trained.method}, {size:,} bytes")
 
 
-@app.command(epilog="Example: edge-vqa-selector threshold mini-q4 calibration.npz --risk 0.05 --risk 0.1 --default 0.1")
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-selector threshold mini-q4 calibration.npz --risk 0.05 --risk 0.1 --default 0.1\n
+  edge-vqa-selector threshold small low.npz --then high.npz                      [dim]# for ask --detail auto[/dim]\n
+  edge-vqa-selector threshold small small.npz --then large.npz --then-bundle large  [dim]# for ask --then large[/dim]\n\n
+With --then, both traces are of the same questions, and one threshold keeps the risk of all answers together.
+"""
+)
 def threshold(
     bundle: BundleArgument,
     traces: Annotated[Path, typer.Argument(help="Traces of calibration questions: one a picture, none trained on.")],
@@ -206,6 +227,12 @@ def threshold(
     confidence: Annotated[
         str | None, typer.Option(metavar="METHOD", help="Confidence method (default: the one the bundle gates with).")
     ] = None,
+    then: Annotated[
+        Path | None, typer.Option(metavar="TRACES.npz", help="Traces of the second look, given where the first one abstains.")
+    ] = None,
+    then_bundle: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="Who takes the second look (default: the same bundle, at high detail).")
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Choose thresholds that keep a risk, and write them into the bundle as operating points."""
@@ -214,7 +241,7 @@ def threshold(
     from edge_vqa import bundle as bundles
     from selector_onnx import collect as collecting
     from selector_onnx.export import write_manifest
-    from selector_onnx.points import choose, confidences
+    from selector_onnx.points import Second, choose, choose_cascade, confidences
     from selector_onnx.threshold import questions_needed
 
     risks = _risks(tuple(sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))), delta)
@@ -222,6 +249,15 @@ def threshold(
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
     found, read = bundles.read(bundle), collecting.load(traces)
+    if then_bundle is not None and then is None:
+        raise typer.BadParameter("--then-bundle needs the traces of its answers: --then TRACES.npz")
+    if then is not None:
+        second = Second(bundles.read(then_bundle) if then_bundle else found, collecting.load(then))
+        manifest, cascade = choose_cascade(found, read, second, risks, delta, chosen, method=confidence)
+        write_manifest(found.folder, manifest)
+        for point in cascade.operating_points:
+            _print_point(point)
+        return
     manifest = choose(found, read, risks, delta, chosen, method=confidence)
     method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)

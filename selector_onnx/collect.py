@@ -36,6 +36,7 @@ class Origin:
     schema: int
     llama_cpp_python: str
     data: str
+    detail: str = ""  # other than the bundle's
 
     @property
     def fingerprint(self) -> tuple[str, str]:
@@ -65,6 +66,7 @@ def collect(
     data: str,
     progress: Callable[[int], None] = lambda done: None,
     *,
+    detail: str | None = None,
     keep: Path | None = None,
 ) -> Traces:
     """Ask every question, always answering. Questions on one picture, when neighbours, encode it once.
@@ -72,7 +74,8 @@ def collect(
     keep: a folder that gets what is done, a part every `PART` questions: after an interruption the same call goes on behind
     the last part. Parts of another bundle or of other questions are thrown away.
     """
-    origin = Origin(model.bundle.name, *model.bundle.fingerprint, trace.SCHEMA, native.version(), data)
+    other = "" if detail in (None, model.bundle.manifest.prompt.detail) else str(detail)
+    origin = Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, native.version(), data, other)
     parts = _kept(keep, origin, questions) if keep else []
     done = sum(map(len, parts))
     while done < len(questions):
@@ -91,10 +94,12 @@ def collect_into(
     questions: Sequence[Question],
     data: str,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    detail: str | None = None,
 ) -> Traces:
     """`collect`, then `save`; what an interruption leaves is beside the file until that is whole."""
     parts = path.with_name(f".{path.name}.parts")
-    traces = collect(model, questions, data, progress, keep=parts)
+    traces = collect(model, questions, data, progress, detail=detail, keep=parts)
     save(traces, path)
     shutil.rmtree(parts, ignore_errors=True)
     return traces
@@ -103,7 +108,7 @@ def collect_into(
 def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None]) -> Traces:
     answers = []
     for number, question in enumerate(questions, 1):
-        answers.append(model.ask(question.image, question.question, gate=False))
+        answers.append(model.ask(question.image, question.question, gate=False, detail=origin.detail or None))
         progress(number)
     rows = [trace.features(answer.trace) for answer in answers]
     return Traces(

@@ -326,7 +326,7 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
 
 
 def _collect(bundle: Path, questions: Path, name: str, path: Path) -> None:
-    with load(bundle, confidence="maxprob", threads=1) as model:
+    with load(bundle, confidence="maxprob", vision="mtmd", threads=1) as model:
         collect.collect_into(path, model, files.read(questions, labelled=True), name)
 
 

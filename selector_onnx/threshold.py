@@ -65,16 +65,20 @@ def select_threshold(
 ) -> float | None:
     """The laxest threshold that keeps the risk with probability 1 - delta; None when none passes: then abstain always.
 
-    confidence, accuracy: [n], one entry a calibration question. risk, delta in (0, 1). calibrated: the confidence is meant as
+    confidence, accuracy: [n], one entry a calibration question; or [looks, n] where a question gets a second look if the first
+    abstains (more detail, a larger model), and so on: the first look that reaches the threshold answers. The guarantee is the
+    same, for the risk of all answers together: at a fixed threshold, whether a question is answered and how wrong it is still
+    depend on that question alone, so the errors among the answers are still independent draws. risk, delta in (0, 1). calibrated: the confidence is meant as
     a probability, which says where the walk begins; else `start` does.
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
-    if c.ndim != 1 or c.shape != a.shape:
-        raise ValueError("confidence and accuracy must be one-dimensional and of one length")
+    if c.ndim not in (1, 2) or c.shape != a.shape:
+        raise ValueError("confidence and accuracy must be of one shape, [n] or [looks, n]")
+    c, a = np.atleast_2d(c), np.atleast_2d(a)
     errors, answers = _at_grid(c, a)
     least = needed(risk, delta)
-    tested = np.flatnonzero(answers >= (least if calibrated else max(least, min(math.ceil(start * least), len(c)))))
+    tested = np.flatnonzero(answers >= (least if calibrated else max(least, min(math.ceil(start * least), c.shape[1]))))
     if not len(tested):
         return None
     if calibrated:
@@ -97,7 +101,7 @@ def questions_needed(
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)
-    errors, answers = _at_grid(c, c if calibrated else a)
+    errors, answers = _at_grid(c[None], (c if calibrated else a)[None])
     seen = answers >= (1 if calibrated else min(needed(risk, delta), len(c)))
     best: float | None = None
     sizes = np.unique(np.geomspace(needed(risk, delta), max(MANY, needed(risk, delta)), 400).round())  # of answers
@@ -121,8 +125,19 @@ def _graded(accuracy: Floats) -> bool:
 
 
 def _at_grid(confidence: Floats, accuracy: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Sum of the errors, and number, of the answers given at each threshold of `GRID`."""
-    order = np.argsort(confidence, kind="stable")
-    wrong = np.append(np.cumsum((1 - accuracy[order])[::-1])[::-1], 0.0)  # of the answers from here on
-    at = np.searchsorted(confidence[order], GRID, side="left")
-    return wrong[at], len(confidence) - at
+    """Sum of the errors, and number, of the answers given at each threshold of `GRID`, from [looks, n].
+
+    A look answers at thresholds above the confidence of all looks before it, up to its own.
+    """
+    before = np.full(confidence.shape[1], -np.inf)
+    errors, answers = np.zeros(len(GRID)), np.zeros(len(GRID), np.int64)
+    for c, a in zip(confidence, accuracy, strict=True):
+        heard = c > before
+        for bound, sign in ((c[heard], 1), (before[heard], -1)):
+            order = np.argsort(bound, kind="stable")
+            wrong = np.append(np.cumsum((1 - a[heard][order])[::-1])[::-1], 0.0)  # of the answers from here on
+            at = np.searchsorted(bound[order], GRID, side="left")
+            errors += sign * wrong[at]
+            answers += sign * (len(bound) - at)
+        before = np.maximum(before, c)
+    return errors, answers

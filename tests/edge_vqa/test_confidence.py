@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from edge_vqa import cli, confidence
+from edge_vqa.answer import Token, Verdict
 from edge_vqa.bundle import Bundle, Temperature
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.answer import Token, Verdict
 from edge_vqa.model import Model, load
 from edge_vqa.trace import EARLY, features
 from tests.conftest import EXAMPLES, Run

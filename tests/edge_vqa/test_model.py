@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edge_vqa import EdgeVqaError
-from edge_vqa.bundle import Bundle
 from edge_vqa.answer import Answer, Token, Verdict
+from edge_vqa.bundle import Bundle
 from edge_vqa.model import Model, load
 from edge_vqa.picture import open_picture
 from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
