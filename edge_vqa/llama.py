@@ -199,7 +199,7 @@ class Llama:
             self._llama.llama_set_causal_attn(self._context, True)
 
     def step(self, tokens: Sequence[tuple[int, int, int]]) -> list[tuple[Logits, Logits]]:
-        """Decode one token each of some sequences, (sequence, position, token): logits [n_vocab] and final hidden state [n_embd].
+        """Decode one token each of some sequences, (sequence, position, token): logits [n_vocab], final hidden state [n_embd].
 
         Both are views that the next call overwrites.
         """

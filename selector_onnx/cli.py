@@ -115,7 +115,9 @@ def collect(
     questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TRACES.npz", help="Where the traces go.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set (default: the file's).")] = None,
-    detail: Annotated[str | None, typer.Option(metavar="low|high", help="Detail of the pictures (default: the bundle's).")] = None,
+    detail: Annotated[
+        str | None, typer.Option(metavar="low|high", help="Detail of the pictures (default: the bundle's).")
+    ] = None,
     vision: Annotated[
         str | None, typer.Option(metavar="mtmd|onnx", help="Vision backend (default: the one that scores hold for).")
     ] = None,

@@ -24,9 +24,9 @@ from edge_vqa.bundle import Bundle, Manifest, OperatingPoint
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import aurc
 from edge_vqa.model import load
-from edge_vqa.vision import scored
 from edge_vqa.questions import Question
 from edge_vqa.trace import EARLY
+from edge_vqa.vision import scored
 from selector_onnx import collect, exposure
 from selector_onnx.export import export, write_manifest
 from selector_onnx.points import choose, confidences

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
 from edge_vqa import bundle as bundles
-from edge_vqa.bundle import HISTOGRAM, Bundle, Calibration, Manifest, OperatingPoint
+from edge_vqa.bundle import HISTOGRAM, Bundle, Calibration, Cascade, Manifest, OperatingPoint
 from edge_vqa.confidence import Confidence
 from edge_vqa.confidence import choose as method_of
 from edge_vqa.errors import EdgeVqaError
@@ -36,29 +37,10 @@ def choose(
     method: str | None = None,
 ) -> Manifest:
     """The bundle's manifest with operating points of a method (default: the one that the bundle uses), chosen on `traces`."""
-    if len(np.unique(traces.picture)) < len(traces):
-        raise EdgeVqaError(
-            f"{len(traces)} calibration questions on {len(np.unique(traces.picture))} pictures are not independent",
-            "keep one question a picture",
-        )
+    _refuse_dependent(traces)
     chosen, confidence = confidences(bundle, traces, method)
     name = chosen.name
-    points = []
-    for risk in risks:
-        threshold = select_threshold(confidence, traces.accuracy, risk, delta, calibrated=chosen.calibrated)
-        points.append(
-            OperatingPoint(
-                risk=risk,
-                delta=delta,
-                threshold=threshold,
-                method=METHOD,
-                n=len(traces),
-                data=traces.origin.data,
-                coverage=0.0 if threshold is None else round(float((confidence >= threshold).mean()), 4),
-                confidence=name,
-                default=risk == default,
-            )
-        )
+    points = _points(chosen, confidence[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
     counts, _ = np.histogram(confidence, HISTOGRAM, (0, 1))
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
     rest = without(bundle.manifest, name)
@@ -68,3 +50,77 @@ def choose(
         operating_points=(*rest.operating_points, *points),
         calibration=(*rest.calibration, seen),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Second:
+    """Who looks at a question again where the first look abstains, and the traces of that look at every question."""
+
+    bundle: Bundle
+    traces: Traces
+
+
+def choose_cascade(
+    bundle: Bundle,
+    traces: Traces,
+    second: Second,
+    risks: Sequence[float],
+    delta: float,
+    default: float,
+    *,
+    method: str | None = None,
+) -> tuple[Manifest, Cascade]:
+    """The bundle's manifest with operating points of two looks together, and these. Both looks saw the same questions.
+
+    One threshold serves both looks, so both must use the same confidence method.
+    """
+    if not np.array_equal(traces.question_id, second.traces.question_id):
+        raise EdgeVqaError("the traces of the two looks are not of the same questions", "collect both from one questions file")
+    _refuse_dependent(traces)
+    chosen, first = confidences(bundle, traces, method)
+    again, other = confidences(second.bundle, second.traces, chosen.name)
+    accuracy = np.stack([traces.accuracy, second.traces.accuracy])
+    points = _points(again, np.stack([first, other]), accuracy, traces.origin.data, risks, delta, default)
+    detail = second.traces.origin.detail or second.bundle.manifest.prompt.detail
+    if second.bundle.fingerprint == bundle.fingerprint and detail == (traces.origin.detail or bundle.manifest.prompt.detail):
+        raise EdgeVqaError("both looks are the same", "collect the second one with --detail high, or from another bundle")
+    made = Cascade(*second.bundle.fingerprint, detail, tuple(points))
+    others = tuple(c for c in bundle.manifest.cascades if (c.lm_sha256, c.vision_sha256, c.detail) != astuple(made)[:3])
+    return dataclasses.replace(bundle.manifest, cascades=(*others, made)), made
+
+
+def _refuse_dependent(traces: Traces) -> None:
+    if len(np.unique(traces.picture)) < len(traces):
+        raise EdgeVqaError(
+            f"{len(traces)} calibration questions on {len(np.unique(traces.picture))} pictures are not independent",
+            "keep one question a picture",
+        )
+
+
+def _points(
+    method: Confidence,
+    confidence: Array,
+    accuracy: Array,
+    data: str,
+    risks: Sequence[float],
+    delta: float,
+    default: float,
+) -> list[OperatingPoint]:
+    """One for each risk, from [looks, n]."""
+    points = []
+    for risk in risks:
+        threshold = select_threshold(confidence, accuracy, risk, delta, calibrated=method.calibrated)
+        points.append(
+            OperatingPoint(
+                risk=risk,
+                delta=delta,
+                threshold=threshold,
+                method=METHOD,
+                n=confidence.shape[1],
+                data=data,
+                coverage=0.0 if threshold is None else round(float((confidence.max(0) >= threshold).mean()), 4),
+                confidence=method.name,
+                default=risk == default,
+            )
+        )
+    return points

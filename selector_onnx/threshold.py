@@ -68,8 +68,8 @@ def select_threshold(
     confidence, accuracy: [n], one entry a calibration question; or [looks, n] where a question gets a second look if the first
     abstains (more detail, a larger model), and so on: the first look that reaches the threshold answers. The guarantee is the
     same, for the risk of all answers together: at a fixed threshold, whether a question is answered and how wrong it is still
-    depend on that question alone, so the errors among the answers are still independent draws. risk, delta in (0, 1). calibrated: the confidence is meant as
-    a probability, which says where the walk begins; else `start` does.
+    depend on that question alone, so the errors among the answers are still independent draws. risk, delta in (0, 1).
+    calibrated: the confidence is meant as a probability, which says where the walk begins; else `start` does.
     """
     _check(risk, delta)
     c, a = np.asarray(confidence, np.float64), np.asarray(accuracy, np.float64)

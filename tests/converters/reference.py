@@ -17,6 +17,7 @@ from edge_vqa.engine import Engine
 from edge_vqa.picture import Picture, Rgb
 from edge_vqa.prompt import Piece, Text, Tile, picture_pieces, question_pieces
 from edge_vqa.trace import Trace
+from edge_vqa.vision import BACKENDS
 
 IMAGE_TOKENS = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}  # others write <image>
 
@@ -40,7 +41,7 @@ class Compared:
 class Reference:
     """A checkpoint in `transformers`, fp32, beside an f32 bundle of it with an f32 KV cache."""
 
-    def __init__(self, checkpoint: Path, bundle: Bundle) -> None:
+    def __init__(self, checkpoint: Path, bundle: Bundle, backend: str = "mtmd") -> None:
         self.net = AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager"
         ).eval()
@@ -50,7 +51,8 @@ class Reference:
         self.std = torch.tensor(processor["image_std"]).reshape(3, 1, 1)
         self.bundle = bundle
         self.pixels = bundle.manifest.runtime.preprocessing
-        self.engine = Engine(bundle.files["lm"], bundle.files["vision"], self.pixels, kv_type="f32")
+        tower = bundle.files[BACKENDS[backend]]
+        self.engine = Engine(bundle.files["lm"], tower, self.pixels, backend=backend, kv_type="f32")
 
     def close(self) -> None:
         self.engine.close()

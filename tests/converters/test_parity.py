@@ -116,6 +116,35 @@ def test_random_checkpoints_of_each_architecture_agree(kind: str, settings: dict
         reference.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "onnx_type", "most"),
+    [
+        ("idefics3", {}, "f32", 3e-3),
+        ("smolvlm", {"published": True}, "f16", 3e-3),
+        ("idefics3", {}, "int8", 5e-2),
+        ("llava", {}, "f32", 3e-3),
+        ("qwen2_vl", {}, "f32", 3e-3),
+        ("qwen2_vl", {}, "int8", 5e-2),
+    ],
+)
+def test_the_vision_tower_in_onnx_agrees(
+    kind: str, settings: dict[str, object], onnx_type: str, most: float, tmp_path: Path
+) -> None:
+    checkpoint = make(tmp_path / "checkpoint", kind, **settings)  # type: ignore[arg-type]
+    convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_backend="onnx", onnx_type=onnx_type))
+    bundle = bundles.read(tmp_path / "bundle")
+    assert bundle.manifest.files.keys() == {"lm", "vision_onnx"}
+    reference = Reference(checkpoint, bundle, "onnx")
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    try:
+        for size, detail in (((300, 200), "low"), ((120, 300), "low"), ((340, 460), "high")):
+            one = reference.compare(open_picture(photo.resize(size)), "Is it red?", detail)
+            print(f"\n{kind} {onnx_type}, {size}, {detail}: logit error / range {one.error:.1e}")
+            assert one.error <= most, f"{size}, {detail}: {one.error:.2e}"
+    finally:
+        reference.close()
+
+
 @pytest.mark.parametrize("kind", UPSTREAM)
 def test_never_further_off_than_with_llama_cpps_own_converter(kind: str, tmp_path: Path) -> None:
     stored = json.loads((STORED / f"{kind}.json").read_text())["error"]

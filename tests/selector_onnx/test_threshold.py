@@ -148,3 +148,45 @@ def test_says_how_many_questions_would_do() -> None:
 def test_impossible_wishes_are_refused(risk: float, delta: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         select_threshold([0.5], [1.0], risk, delta)
+
+
+def two_looks(rng: np.random.Generator, n: int) -> Draw:
+    """[2, n]: a first look as `draw` has it, and a second one that sees better, but is not as sure as it should be."""
+    first, one = draw(rng, n)
+    second = rng.beta(3, 1, n)
+    other = 1.0 - (rng.random(n) < 0.02 + 0.9 * (1 - second) ** 1.5)
+    return np.stack([first, second]), np.stack([one, other])
+
+
+def of_both(confidence: np.ndarray, accuracy: np.ndarray, threshold: float) -> tuple[float, float]:
+    """Risk and coverage, question by question as the runtime decides them."""
+    first = confidence[0] >= threshold
+    second = ~first & (confidence[1] >= threshold)
+    answered = first.sum() + second.sum()
+    errors = (1 - accuracy[0][first]).sum() + (1 - accuracy[1][second]).sum()
+    return errors / max(1, answered), answered / confidence.shape[1]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("n", [250, 1500])
+def test_two_looks_together_break_the_risk_no_more_often_than_delta(n: int, calibrated: bool) -> None:
+    rng, risk = np.random.default_rng(n), 0.1
+    whole = two_looks(np.random.default_rng(9), 1_000_000)
+    risk_at = {float(t): of_both(*whole, t)[0] for t in GRID}
+    broken, alone, together = 0, [], []
+    for _ in range(DRAWS):
+        confidence, accuracy = two_looks(rng, n)
+        threshold = select_threshold(confidence, accuracy, risk, DELTA, calibrated=calibrated)
+        first = select_threshold(confidence[0], accuracy[0], risk, DELTA, calibrated=calibrated)
+        alone.append(0.0 if first is None else float((confidence[0] >= first).mean()))
+        together.append(0.0 if threshold is None else of_both(confidence, accuracy, threshold)[1])
+        broken += threshold is not None and risk_at[threshold] > risk
+    assert broken / DRAWS <= DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / DRAWS), f"broken in {broken} of {DRAWS}"
+    assert np.mean(together) > np.mean(alone), "a second look answers nothing more"
+
+
+def test_one_look_given_as_a_row_is_the_same() -> None:
+    confidence, accuracy = draw(np.random.default_rng(3), 2000)
+    for calibrated in (False, True):
+        plain = select_threshold(confidence, accuracy, 0.1, 0.1, calibrated=calibrated)
+        assert plain == select_threshold(confidence[None], accuracy[None], 0.1, 0.1, calibrated=calibrated)
