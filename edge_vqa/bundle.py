@@ -174,11 +174,10 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Cascade:
-    """Operating points of two looks at a question, the second one only where the first abstains: by the bundle of these
-    fingerprints (its own: the same bundle) at `detail`. One threshold for both; the risk is that of all answers together."""
+    """Operating points of two looks at a question, the second one, at `detail`, only where the first abstains. One threshold
+    for both; the risk is that of all answers together. `pair` says whose looks: see `Bundle.pair`."""
 
-    lm_sha256: str
-    vision_sha256: str
+    pair: str
     detail: str
     operating_points: tuple[OperatingPoint, ...]
 
@@ -226,10 +225,9 @@ class Manifest:
     def default_point(self, method: str) -> OperatingPoint | None:
         return next((point for point in self.points(method) if point.default), None)
 
-    def cascade(self, fingerprint: tuple[str, str], detail: str) -> Cascade | None:
-        """Operating points together with a second look, by the bundle of that fingerprint."""
-        wanted = (*fingerprint, detail)
-        return next((c for c in self.cascades if (c.lm_sha256, c.vision_sha256, c.detail) == wanted), None)
+    def cascade(self, pair: str, detail: str) -> Cascade | None:
+        """Operating points together with a second look."""
+        return next((c for c in self.cascades if (c.pair, c.detail) == (pair, detail)), None)
 
     @property
     def selectors(self) -> dict[str, SelectorInfo]:
@@ -258,6 +256,14 @@ class Bundle:
     def fingerprint_with(self, tower: str) -> tuple[str, str]:
         """The fingerprint of traces made with another of its towers."""
         return self.manifest.files["lm"].sha256, self.manifest.files[tower].sha256
+
+    def pair(self, second: Bundle) -> str:
+        """A checksum of this bundle and one that looks again: of all that their answers and confidences depend on."""
+        parts = []
+        for bundle in (self, second):
+            files = sorted((role, file.sha256) for role, file in bundle.manifest.files.items())
+            parts.append((files, bundle.manifest.runtime.tower, bundle.manifest.temperature))
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     @property
     def bytes(self) -> int:

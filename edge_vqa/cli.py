@@ -222,6 +222,8 @@ def chat(
     del debug  # read by errors.run
     if stream and json_:
         raise typer.BadParameter("--stream and --json exclude each other")
+    if confidence == EARLY and show_candidate:
+        raise typer.BadParameter("selector-early abstains before there is a candidate to show")
     _check(risk, threshold, no_gate, detail)
 
     from edge_vqa.picture import open_picture

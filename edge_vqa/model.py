@@ -328,10 +328,10 @@ class Model:
             if self._then is not None:
                 raise EdgeVqaError("--detail auto and --then are two ways to look again", "give one of them")
             looks.append(Look(self, "high"))
-            cascade = manifest.cascade(self.fingerprint, "high")
+            cascade = manifest.cascade(self.bundle.pair(self.bundle), "high")
         elif self._then is not None:
             looks.append(Look(self, self._then.manifest.prompt.detail, second=True))
-            cascade = manifest.cascade(self._then.fingerprint, looks[-1].detail)
+            cascade = manifest.cascade(self.bundle.pair(self._then), looks[-1].detail)
         chosen = gates.choose(manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade)
         as_calibrated = (
             max_tokens in (None, own.max_tokens)

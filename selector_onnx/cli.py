@@ -242,7 +242,7 @@ def threshold(
     _require("scipy")
     from edge_vqa import bundle as bundles
     from selector_onnx import collect as collecting
-    from selector_onnx.export import write_manifest
+    from selector_onnx.export import of_traces, write_manifest
     from selector_onnx.points import Second, choose, choose_cascade, confidences
     from selector_onnx.threshold import questions_needed
 
@@ -250,7 +250,8 @@ def threshold(
     chosen = default if default is not None else risks[-1]
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
-    found, read = bundles.read(bundle), collecting.load(traces)
+    read = collecting.load(traces)
+    found = of_traces(bundles.read(bundle), read.origin)
     if then_bundle is not None and then is None:
         raise typer.BadParameter("--then-bundle needs the traces of its answers: --then TRACES.npz")
     if then is not None:

@@ -10,7 +10,7 @@ from edge_vqa import trace
 from edge_vqa.bundle import Bundle, Manifest, SelectorInfo
 from edge_vqa.confidence import Selector, SelectorEarly
 from edge_vqa.errors import EdgeVqaError
-from selector_onnx.collect import Array
+from selector_onnx.collect import Array, Origin
 from selector_onnx.train import Trained
 
 FILES = {"selector": "selector.onnx", "selector_early": "selector_early.onnx"}
@@ -78,11 +78,7 @@ def graph(trained: Trained, *, int8: bool = False) -> bytes:
 
 def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     """Put the Selector into the bundle; operating points of the old one go. Returns the size in bytes."""
-    if bundle.fingerprint != trained.origin.fingerprint:
-        raise EdgeVqaError(
-            f"this Selector was trained on traces of another bundle ({trained.origin.model})",
-            f"collect traces of {bundle.name} and train on them",
-        )
+    bundle = of_traces(bundle, trained.origin)
     if trained.origin.schema != trace.SCHEMA:
         raise EdgeVqaError("this Selector was trained on another feature schema", "collect the traces again and train on them")
     data = graph(trained, int8=int8)
@@ -106,6 +102,31 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
         changed = dataclasses.replace(changed, selector_early=info)
     write_manifest(bundle.folder, changed)
     return len(data)
+
+
+def of_traces(bundle: Bundle, origin: Origin) -> Bundle:
+    """The bundle, its scores to hold for the vision tower that the traces came from; what was chosen for another tower goes.
+
+    Raises EdgeVqaError for traces of another bundle.
+    """
+    manifest = bundle.manifest
+    towers = [tower for tower in bundles.TOWERS if tower in manifest.files]
+    came_from = [tower for tower in towers if bundle.fingerprint_with(tower) == origin.fingerprint]
+    if not came_from:
+        raise EdgeVqaError(
+            f"these traces are of another bundle ({origin.model})", f"collect traces of {bundle.name} and use them"
+        )
+    if came_from[0] == manifest.runtime.tower:
+        return bundle
+    changed = dataclasses.replace(
+        manifest,
+        runtime=dataclasses.replace(manifest.runtime, tower=came_from[0]),
+        temperature=None,
+        operating_points=(),
+        cascades=(),
+        calibration=(),
+    )
+    return dataclasses.replace(bundle, manifest=changed)
 
 
 def without(manifest: Manifest, method: str) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,10 @@ from selector_onnx.threshold import METHOD, select_threshold
 def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array]:
     """A confidence method (default: the one that the bundle uses) and its confidence [n] for every trace."""
     if bundle.fingerprint != traces.origin.fingerprint:
-        raise EdgeVqaError(f"these traces are of another bundle ({traces.origin.model})", f"collect traces of {bundle.name}")
+        raise EdgeVqaError(
+            f"these traces are of another bundle or vision tower ({traces.origin.model})",
+            f"collect traces of {bundle.name}",
+        )
     bundles.verify(bundle)
     chosen = method_of(bundle, method)
     return chosen, chosen.score_features(traces.features)
@@ -84,8 +87,8 @@ def choose_cascade(
     detail = second.traces.origin.detail or second.bundle.manifest.prompt.detail
     if second.bundle.fingerprint == bundle.fingerprint and detail == (traces.origin.detail or bundle.manifest.prompt.detail):
         raise EdgeVqaError("both looks are the same", "collect the second one with --detail high, or from another bundle")
-    made = Cascade(*second.bundle.fingerprint, detail, tuple(points))
-    others = tuple(c for c in bundle.manifest.cascades if (c.lm_sha256, c.vision_sha256, c.detail) != astuple(made)[:3])
+    made = Cascade(bundle.pair(second.bundle), detail, tuple(points))
+    others = tuple(c for c in bundle.manifest.cascades if (c.pair, c.detail) != (made.pair, detail))
     return dataclasses.replace(bundle.manifest, cascades=(*others, made)), made
 
 

@@ -107,7 +107,7 @@ def test_auto_looks_closer_only_where_the_first_look_abstains(model: Model) -> N
 
 def test_operating_points_of_two_looks_are_those_of_the_pair(mini: Bundle) -> None:
     point = dataclasses.replace(mini.manifest.points("selector")[0], threshold=0.25, default=True)
-    cascade = Cascade(*mini.fingerprint, "high", (point,))
+    cascade = Cascade(mini.pair(mini), "high", (point,))
     changed = dataclasses.replace(mini, manifest=dataclasses.replace(mini.manifest, cascades=(cascade,)))
     with Model(changed) as model:
         plan = model.plan(detail="auto")

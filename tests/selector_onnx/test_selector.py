@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from converters.convert import Options, convert
 from edge_vqa import bundle as bundles
 from edge_vqa import metrics
 from edge_vqa.bundle import Bundle
@@ -18,7 +19,7 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import load
 from edge_vqa.trace import features
 from selector_onnx import collect, train
-from tests.conftest import EXAMPLES, Asked, Run, one_line
+from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, edit_manifest, one_line
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +233,42 @@ def test_bad_input_costs_one_line(run: Run, tmp_path: Path, copied: Path, questi
     double.write_text(json.dumps(first) + "\n" + json.dumps(first | {"question_id": "other"}))
     assert run("edge-vqa-selector", "collect", copied, double, "-o", tmp_path / "d.npz").returncode == 0
     assert "not independent" in one_line(run("edge-vqa-selector", "threshold", copied, tmp_path / "d.npz"))
+
+
+def test_thresholds_of_two_looks_are_chosen_and_used(run: Run, questions: Path, copied: Path) -> None:
+    low, high = questions.with_name("low.npz"), questions.with_name("high.npz")
+    for path, detail in ((low, "low"), (high, "high")):
+        assert run("edge-vqa-selector", "collect", copied, questions, "-o", path, "--detail", detail).returncode == 0
+    assert not np.array_equal(collect.load(low).maxprob, collect.load(high).maxprob)
+    result = run("edge-vqa-selector", "threshold", copied, low, "--then", high, "--risk", "0.3", "--delta", "0.2")
+    assert result.returncode == 0 and "risk 0.3: threshold" in result.stdout, result.stdout + result.stderr
+    manifest = bundles.read(copied).manifest
+    (cascade,) = manifest.cascades
+    assert cascade.detail == "high" and manifest.default_point("selector") is not None, "the points of one look stay"
+    with load(copied) as model:
+        answer = model.ask(EXAMPLES / "price.png", "how much is it?", detail="auto")
+        assert (answer.calibrated, answer.threshold, answer.risk_target) == (True, cascade.operating_points[0].threshold, 0.3)
+    same = run("edge-vqa-selector", "threshold", copied, low, "--then", low)
+    assert "both looks are the same" in one_line(same)
+    other = questions.with_name("other.jsonl")
+    other.write_text("".join(questions.read_text().splitlines(keepends=True)[:50]))
+    fewer = questions.with_name("fewer.npz")
+    assert run("edge-vqa-selector", "collect", copied, other, "-o", fewer, "--detail", "high").returncode == 0
+    assert "not of the same questions" in one_line(run("edge-vqa-selector", "threshold", copied, low, "--then", fewer))
+    (copied / "selector.onnx").unlink()  # another gate: what was chosen for the pair no longer holds
+    edit_manifest(copied, lambda stored: (stored["files"].pop("selector"), stored.update(selector=None, operating_points=[])))
+    with load(copied) as model:
+        assert not model.ask(EXAMPLES / "price.png", "how much is it?", detail="auto").calibrated
+
+
+def test_traces_of_the_other_vision_tower_move_the_bundle_to_it(run: Run, questions: Path, tmp_path: Path) -> None:
+    folder, traces = tmp_path / "both", questions.with_name("onnx.npz")
+    convert(CHECKPOINT, folder, Options(vision_backend="both", max_tokens=12))
+    assert run("edge-vqa-selector", "collect", folder, questions, "-o", traces, "--vision", "onnx").returncode == 0
+    result = run("edge-vqa-selector", "threshold", folder, traces, "--risk", "0.3", "--delta", "0.2")
+    assert result.returncode == 0, result.stderr
+    manifest = bundles.read(folder).manifest
+    assert manifest.runtime.tower == "vision_onnx" and manifest.points("maxprob")
+    for backend, warnings in (("onnx", 0), ("mtmd", 1)):
+        with load(folder, vision=backend) as model:
+            assert len(model.warnings) == warnings
