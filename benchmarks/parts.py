@@ -30,7 +30,6 @@ from edge_vqa.model import load
 from edge_vqa.picture import Picture
 from edge_vqa.prompt import picture_pieces
 from edge_vqa.trace import step_statistics
-from edge_vqa.vision import BACKENDS
 
 TOWERS = {f"mtmd {type_}": Options(quant="q4_k_m", vision_type=type_) for type_ in ("f32", "f16", "q8_0", "q4_0")}
 TOWERS |= {f"onnx {type_}": Options(vision_backend="onnx", onnx_type=type_) for type_ in ("f32", "f16", "int8")}
@@ -46,7 +45,7 @@ def tiles(checkpoint: Path, folder: Path, repeat: int) -> dict[str, list[float]]
         bundle = bundles.read(folder / name.replace(" ", "-"))
         pixels = bundle.manifest.runtime.preprocessing
         engines[name] = Engine(
-            bundle.files["lm"], bundle.files[BACKENDS[backend]], pixels, backend=backend, context=64, threads=cores()
+            bundle.files["lm"], bundle.files[bundles.BACKENDS[backend]], pixels, backend=backend, context=64, threads=cores()
         )
     noise = np.random.default_rng(0).integers(0, 256, (pixels.tile, pixels.tile, 3), np.uint8)
     pieces = picture_pieces(Picture(noise), "low", bundle.manifest.prompt, pixels)

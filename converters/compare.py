@@ -31,7 +31,6 @@ from edge_vqa.picture import open_picture
 from edge_vqa.prompt import picture_pieces, question_pieces
 from edge_vqa.questions import Question
 from edge_vqa.trace import Trace
-from edge_vqa.vision import scored
 
 Floats = npt.NDArray[np.float64]
 DRAWS, SEED = 2000, 0
@@ -146,7 +145,7 @@ def _run(
     """Answers of a bundle and its KL from the reference; without one, its distributions are written to `rows`."""
     prompt, pixels = bundle.manifest.prompt, bundle.manifest.runtime.preprocessing
     tower = bundle.files[bundle.manifest.runtime.tower]
-    engine = Engine(bundle.files["lm"], tower, pixels, backend=scored(bundle), threads=threads)
+    engine = Engine(bundle.files["lm"], tower, pixels, backend=bundle.backend, threads=threads)
     try:
         if reference and engine.lm.n_vocab != reference.vocabulary:
             raise EdgeVqaError(

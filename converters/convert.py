@@ -26,7 +26,7 @@ from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Sourc
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.template import render
 
-VISION_BACKENDS = {"mtmd": ("vision",), "onnx": ("vision_onnx",), "both": ("vision", "vision_onnx")}  # -> roles of files
+VISION_BACKENDS = {name: (role,) for name, role in bundle.BACKENDS.items()} | {"both": bundle.TOWERS}  # -> roles of files
 VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")  # never bf16: some runtimes cannot read it there
 _FTYPES = rtn.FLOATS | {name: number for name, (_, number, _) in rtn.TYPES.items()}  # general.file_type
 
@@ -301,14 +301,7 @@ def write(
 def _write_onnx(path: Path, tower: Half, type_: str, progress: Progress) -> None:
     from converters import vision_onnx
 
-    total, done = vision_onnx.weights(tower), 0
-
-    def count(weights: int) -> None:
-        nonlocal done
-        done += weights
-        progress("vision tower, onnx", done, total)
-
-    vision_onnx.write(path, tower, type_, count)
+    vision_onnx.write(path, tower, type_, _counter("vision tower, onnx", vision_onnx.weights(tower), progress))
 
 
 def _keep(source: Path, output: Path, options: Options) -> Manifest:
@@ -332,7 +325,12 @@ def _keep(source: Path, output: Path, options: Options) -> Manifest:
 
 
 def _write(path: Path, metadata: dict[str, Any], entries: list[Entry], step: str, progress: Progress) -> None:
-    total, done = sum(entry.weights for entry in entries), 0
+    writer.write(path, metadata, entries, _counter(step, sum(entry.weights for entry in entries), progress))
+
+
+def _counter(step: str, total: int, progress: Progress) -> Callable[[int], None]:
+    """Adds up weights as they are done, and reports the sum."""
+    done = 0
 
     def count(weights: int) -> None:
         nonlocal done
@@ -340,4 +338,4 @@ def _write(path: Path, metadata: dict[str, Any], entries: list[Entry], step: str
         progress(step, done, total)
 
     progress(step, 0, total)
-    writer.write(path, metadata, entries, count)
+    return count

@@ -28,7 +28,8 @@ MANIFEST = "bundle.json"
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
-TOWERS = ("vision", "vision_onnx")  # llama.cpp's mmproj, and a graph for ONNX Runtime
+BACKENDS = {"mtmd": "vision", "onnx": "vision_onnx"}  # what runs a vision tower -> role of its file
+TOWERS = tuple(BACKENDS.values())
 ROLES = ("lm", *TOWERS, "selector", "selector_early")
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
 METHODS = ("tiles", "crop", "dynamic", "native")  # of preprocessing
@@ -252,6 +253,11 @@ class Bundle:
     def fingerprint(self) -> tuple[str, str]:
         """Checksums of the LM and of the vision tower that scores hold for: traces and a Selector belong to these two files."""
         return self.fingerprint_with(self.manifest.runtime.tower)
+
+    @property
+    def backend(self) -> str:
+        """What runs the vision tower that scores hold for."""
+        return next(backend for backend, role in BACKENDS.items() if role == self.manifest.runtime.tower)
 
     def fingerprint_with(self, tower: str) -> tuple[str, str]:
         """The fingerprint of traces made with another of its towers."""

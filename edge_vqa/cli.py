@@ -172,8 +172,8 @@ def ask(
         threads=threads,
         context=context,
         kv_type=kv_type,
-        memory_limit=memory_limit and memory_limit * 10**6,
-        watch=watch or None,
+        memory_limit=memory_limit,
+        watch=watch,
         cache_dir=cache_dir,
         then=then,
     ) as loaded:
@@ -236,20 +236,19 @@ def chat(
         threads=threads,
         context=context,
         kv_type=kv_type,
-        memory_limit=memory_limit and memory_limit * 10**6,
-        watch=watch or None,
+        memory_limit=memory_limit,
+        watch=watch,
         cache_dir=cache_dir,
         then=then,
     ) as loaded:
-        plan = loaded.plan(risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens)
+        how: dict[str, Any] = {"risk": risk, "threshold": threshold, "gate": not no_gate, "max_tokens": max_tokens}
+        loaded.plan(detail=detail, **how)  # what is wrong with it is said once, not on every line
         _busy("looking at the picture ...")
-        loaded.open(picture, detail=plan.looks[0].detail).close()
+        opened = loaded.open(picture, detail=detail)
         _busy("")
         for asked in _lines():
             try:
-                events = loaded.stream(
-                    picture, asked, risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens
-                )
+                events = opened.stream(asked, **how)
                 _tell(
                     events, stream=stream, final=confidence == EARLY and not json_, json_=json_, show_candidate=show_candidate
                 )
@@ -311,8 +310,8 @@ def batch(
             threads=threads,
             context=context,
             kv_type=kv_type,
-            memory_limit=memory_limit and memory_limit * 10**6,
-            watch=watch or None,
+            memory_limit=memory_limit,
+            watch=watch,
             cache_dir=cache_dir,
             then=then,
         ) as loaded,
@@ -450,12 +449,13 @@ def _lines() -> Iterator[str]:
 
 
 @contextmanager
-def _loaded(model: str | None, **options: Any) -> Iterator[Model]:
-    """The model, with what the user should know of it on stderr."""
+def _loaded(model: str | None, *, memory_limit: int | None = None, watch: bool = False, **options: Any) -> Iterator[Model]:
+    """The model, with what the user should know of it on stderr. memory_limit: in MB."""
     from edge_vqa.model import load
 
     _busy(f"loading {model or 'the embedded model'} ...")
-    with load(model, **options) as loaded:
+    limit = memory_limit and memory_limit * 10**6
+    with load(model, memory_limit=limit, watch=watch or None, **options) as loaded:
         _busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)

@@ -72,5 +72,4 @@ def _number(path: Path, default: int) -> int:
 
 def default_threads(lm_bytes: int) -> Threads:
     """Threads for an LM of this size: for a few megabytes of weights, waking a second thread costs more than it saves."""
-    n = min(cores(), MOST_THREADS)
-    return Threads(1, 1, 1) if lm_bytes <= SMALL_LM_BYTES else Threads(n, n, n)
+    return Threads.of(1 if lm_bytes <= SMALL_LM_BYTES else min(cores(), MOST_THREADS))

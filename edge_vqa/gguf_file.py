@@ -18,7 +18,7 @@ _SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 # ggml type -> (weights in a block, bytes of a block); others are not used by any bundle
-_BLOCKS = {
+BLOCKS = {
     **{0: (1, 4), 1: (1, 2), 30: (1, 2), 24: (1, 1), 25: (1, 2), 26: (1, 4), 28: (1, 8)},
     **{2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 20: (32, 18), 39: (32, 17)},
     **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 23: (256, 136)},
@@ -114,9 +114,9 @@ def _check(reader: _Reader, header: Header | None) -> set[bytes]:
         names.add(name)
         shape = [reader.count(1 << 40) for _ in range(dimensions)]
         kind, offset = reader.number("<I"), reader.number("<Q")
-        if kind not in _BLOCKS or min(shape) < 1 or shape[0] % _BLOCKS[kind][0] or offset % alignment:
+        if kind not in BLOCKS or min(shape) < 1 or shape[0] % BLOCKS[kind][0] or offset % alignment:
             raise ValueError(f"tensor {name[:40]!r}")
-        weights, size = _BLOCKS[kind]
+        weights, size = BLOCKS[kind]
         ends.append(offset + math.prod(shape) // weights * size)
         if header is not None:
             header.tensors[name.decode(errors="replace")] = (tuple(reversed(shape)), kind, math.prod(shape) // weights * size)

@@ -148,9 +148,10 @@ class Llama:
         self._places = np.zeros(N_BATCH, np.uint64)  # addresses of sequence numbers
         self._ones = np.ones(N_BATCH, np.int32)
         self._read = np.zeros(N_BATCH, np.int8)
+        self._ids = self._tokens.ctypes.data_as(ctypes.POINTER(llama.llama_token))
         self._batch = llama.llama_batch(
             n_tokens=0,
-            token=self._tokens.ctypes.data_as(ctypes.POINTER(llama.llama_token)),
+            token=self._ids,
             embd=None,
             pos=self._positions.ctypes.data_as(ctypes.POINTER(llama.llama_pos)),
             n_seq_id=self._ones.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
@@ -182,8 +183,7 @@ class Llama:
             try:
                 self._decode(n)
             finally:
-                self._batch.embd = None
-                self._batch.token = self._tokens.ctypes.data_as(ctypes.POINTER(self._llama.llama_token))
+                self._batch.embd, self._batch.token = None, self._ids
 
     def prefill_whole(self, runs: Sequence[Run]) -> None:
         """`prefill` of embeddings that look at each other: one call, each token sees those behind it too."""

@@ -166,14 +166,15 @@ def _answer(group: list[_Item], look: Look, plan: Plan) -> None:
     asked = [item for item in group if not isinstance(item.answer, EdgeVqaError)]
     if not asked:
         return
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(item.key for item in asked))}
-    pictures = {item.key: item.parts for item in asked}
-    seen = look.model.answer_together(
-        [pictures[key] or [] for key in numbers], [(numbers[item.key], item.question) for item in asked], plan
-    )
+    pictures: dict[bytes, list[Part]] = {}
+    for item in asked:
+        assert item.parts is not None
+        pictures[item.key] = item.parts
+    numbers = {key: number for number, key in enumerate(pictures)}
+    seen = look.model.answer_together(list(pictures.values()), [(numbers[item.key], item.question) for item in asked], plan)
     share = (time.perf_counter() - began) / len(asked)
-    for item, one in zip(asked, seen, strict=True):
+    for item, (trace, confidence) in zip(asked, seen, strict=True):
         before = item.answer.timings if isinstance(item.answer, Answer) else Timings()
         spent = replace(before, image_s=item.image_s, decode_s=before.decode_s + share)
         spent = replace(spent, total_s=spent.image_s + spent.decode_s)
-        item.answer = look.owner.judge(plan, look, one.trace, one.confidence, spent)
+        item.answer = look.owner.judge(plan, look, trace, confidence, spent)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge_vqa import gguf_file
-from edge_vqa.bundle import Bundle
+from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.engine import room_for
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llama import KV_TYPES, N_BATCH
-from edge_vqa.vision import BACKENDS
 
 BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
-assert KV_BYTES.keys() == KV_TYPES.keys()
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ def plan(bundle: Bundle, backend: str, *, context: int | None, kv_type: str, seq
     width = number("embedding_length", 1)
     key = number("attention.key_length", width // heads)
     cells = 2 * number("block_count") * number("attention.head_count_kv", heads) * key
+    block, block_bytes = gguf_file.BLOCKS[KV_TYPES[kv_type]]
     padded = -(-context // 256) * 256
     # the widest tensors of a batch at work, and a row of logits for each sequence; the tower's, at work on one tile
     inner = number("feed_forward_length", 4 * width)
@@ -58,7 +56,7 @@ def plan(bundle: Bundle, backend: str, *, context: int | None, kv_type: str, seq
         # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped
         lm=2 * manifest.files["lm"].bytes,
         tower=int({"mtmd": 1.0, "onnx": 2.0}[backend] * manifest.files[BACKENDS[backend]].bytes),
-        kv=int(cells * padded * KV_BYTES[kv_type]),
+        kv=cells * padded * block_bytes // block,
         compute=compute,
         context=context,
     )

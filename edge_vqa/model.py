@@ -21,7 +21,7 @@ from edge_vqa import confidence as confidences
 from edge_vqa import gate as gates
 from edge_vqa import many, memory, native, tuning
 from edge_vqa.answer import Answer, Event, Token, Verdict
-from edge_vqa.bundle import Bundle
+from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.cache import KEPT, PictureCache, key_of
 from edge_vqa.device import Threads
 from edge_vqa.engine import Engine, Part, cells_of
@@ -30,7 +30,6 @@ from edge_vqa.gate import Gate
 from edge_vqa.picture import ImageSource, Picture, open_picture
 from edge_vqa.prompt import clean_question, picture_pieces, question_pieces
 from edge_vqa.trace import Timings, TokenTrace, Trace
-from edge_vqa.vision import BACKENDS, scored
 
 COUNTED_TOGETHER = 50  # confidences that the drift watch writes at once
 DETAILS = ("low", "high", "auto")
@@ -207,8 +206,9 @@ class Model:
                 f"{chosen} llama-cpp-python {runtime.llama_cpp_python}, this is {native.version()}: scores may differ slightly"
             )
         if role != runtime.tower:
-            theirs = scored(self.bundle)
-            self.warnings.append(f"{chosen} the vision backend {theirs}, this is {self.backend}: scores may differ slightly")
+            self.warnings.append(
+                f"{chosen} the vision backend {self.bundle.backend}, this is {self.backend}: scores may differ slightly"
+            )
 
     # -- questions ----------------------------------------------------------------------------------------------------
 
@@ -433,20 +433,26 @@ class Model:
             self._cache.put(key, parts)
         return parts
 
-    def answer_together(self, pictures: Sequence[list[Part]], asked: Sequence[tuple[int, str]], plan: Plan) -> list[_Seen]:
-        """One look at several questions, each on one of the pictures (by number); see `Engine.answer_together`."""
+    def answer_together(
+        self, pictures: Sequence[list[Part]], asked: Sequence[tuple[int, str]], plan: Plan
+    ) -> list[tuple[Trace, float]]:
+        """One look at several questions, each on one of the pictures (by number): traces and confidences.
+
+        See `Engine.answer_together`.
+        """
         self._opened = None
         prompt = self.bundle.manifest.prompt
         pieces = [(number, question_pieces(question, prompt)) for number, question in asked]
-        go_on = None
-        if self.confidence.early:
+        early: list[float] = []
 
-            def go_on(traces: Sequence[Trace]) -> list[bool]:
-                return [plan.gate.answers(self.confidence.score(trace)) for trace in traces]
+        def go_on(traces: Sequence[Trace]) -> list[bool]:
+            early.extend(self.confidence.score(trace) for trace in traces)
+            return [plan.gate.answers(score) for score in early]
 
-        traces = self._engine.answer_together(pictures, pieces, plan.max_tokens or prompt.max_tokens, go_on)
-        scored = [(trace, self.confidence.score(trace)) for trace in traces]
-        return [_Seen(trace, score, plan.gate.answers(score), Timings()) for trace, score in scored]
+        traces = self._engine.answer_together(
+            pictures, pieces, plan.max_tokens or prompt.max_tokens, go_on if self.confidence.early else None
+        )
+        return list(zip(traces, early or [self.confidence.score(trace) for trace in traces], strict=True))
 
     def cells(self, parts: Sequence[Part], question: str, plan: Plan) -> tuple[int, int]:
         """Cells of the KV cache that a picture takes, and a question with its answer."""

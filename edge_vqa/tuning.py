@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edge_vqa import bundle as bundles
 from edge_vqa import native
-from edge_vqa.bundle import Bundle, write_bytes
+from edge_vqa.bundle import BACKENDS, Bundle, write_bytes
 from edge_vqa.device import Threads, cores, default_threads
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.vision import BACKENDS
 
 SCHEMA = 1
 
@@ -63,29 +62,28 @@ def faster(bundle: Bundle, offered: list[str], threads: Threads) -> str:
 
     import numpy as np
 
-    from edge_vqa.engine import Engine
-    from edge_vqa.picture import Picture
-    from edge_vqa.prompt import picture_pieces
+    from edge_vqa.llama import Llama
+    from edge_vqa.vision import Tower, open_tower
 
-    manifest = bundle.manifest
-    pixels = manifest.runtime.preprocessing
+    pixels = bundle.manifest.runtime.preprocessing
+    side = pixels.tile * max(1, math.isqrt(pixels.low_tokens))  # of pictures of any shape, one at low detail
     # noise, as the worst of pictures; its speed is that of any
-    noise = np.random.default_rng(0).integers(0, 256, (pixels.tile, pixels.tile, 3), np.uint8)
-    pieces = picture_pieces(Picture(noise), "low", manifest.prompt, pixels)
+    tile = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     times: dict[str, list[float]] = {name: [] for name in offered}
-    engines: dict[str, Engine] = {}
+    towers: dict[str, Tower] = {}
+    lm = Llama(bundle.files["lm"], context=64, threads=threads)  # mtmd asks for it
     try:
         for name in offered:
-            file = bundle.files[BACKENDS[name]]
-            engines[name] = Engine(bundle.files["lm"], file, pixels, backend=name, context=64, threads=threads)
+            towers[name] = open_tower(name, bundle.files[BACKENDS[name]], lm.model, lm.n_embd_in, pixels, threads.vision)
         for _ in range(4):
-            for name, engine in engines.items():
+            for name, tower in towers.items():
                 began = time.perf_counter()
-                list(engine.embed(pieces))
+                tower.encode(tile)
                 times[name].append(time.perf_counter() - began)
     finally:
-        for engine in engines.values():
-            engine.close()
+        for tower in towers.values():
+            tower.close()
+        lm.close()
     return min(offered, key=lambda name: min(times[name][1:]))
 
 
@@ -106,7 +104,7 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line for line in lines if line.startswith(("model name", "Model", "CPU part"))), os.uname().machine)
+    return next((line for line in lines if line.startswith(("model name", "Model", "CPU part"))), platform.processor())
 
 
 def read(bundle: Bundle) -> Choice | None:

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.bundle import Bundle, Preprocessing
+from edge_vqa.bundle import BACKENDS, Preprocessing
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import Rgb
 
 Embeddings = npt.NDArray[np.float32]
-BACKENDS = {"mtmd": "vision", "onnx": "vision_onnx"}  # backend -> role of its file in a bundle
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +55,6 @@ def open_tower(backend: str, path: Path, model: Any, n_embd: int, pixels: Prepro
 
         return OnnxTower(path, n_embd, pixels, threads)
     raise EdgeVqaError(f"a vision backend {backend!r} is unknown", f"use one of {', '.join(BACKENDS)}")
-
-
-def scored(bundle: Bundle) -> str:
-    """The backend of the tower that the bundle's scores hold for."""
-    return next(backend for backend, role in BACKENDS.items() if role == bundle.manifest.runtime.tower)
 
 
 def checked(pixels: Rgb) -> Rgb:

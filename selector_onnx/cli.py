@@ -129,7 +129,6 @@ def collect(
     del debug
     from edge_vqa import bundle as bundles
     from edge_vqa.model import load
-    from edge_vqa.vision import scored
     from selector_onnx import collect as collecting
 
     if detail not in (None, "low", "high"):
@@ -137,7 +136,7 @@ def collect(
     asked, missing = _questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    with load(bundle, threads=threads, vision=vision or scored(bundles.read(bundle))) as model, terminal.progress() as bars:
+    with load(bundle, threads=threads, vision=vision or bundles.read(bundle).backend) as model, terminal.progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
         traces = collecting.collect_into(
             output,

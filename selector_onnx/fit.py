@@ -26,7 +26,6 @@ from edge_vqa.metrics import aurc
 from edge_vqa.model import load
 from edge_vqa.questions import Question
 from edge_vqa.trace import EARLY
-from edge_vqa.vision import scored
 from selector_onnx import collect, exposure
 from selector_onnx.export import export, write_manifest
 from selector_onnx.points import choose, confidences
@@ -113,7 +112,7 @@ def fit(
             kept = work / name
             return collect.collect(model, asked, data, lambda n: progress("collecting", before + n, total), keep=kept)
 
-        with load(bundle.folder, confidence="maxprob", vision=scored(bundle), threads=options.threads) as model:
+        with load(bundle.folder, confidence="maxprob", vision=bundle.backend, threads=options.threads) as model:
             learned = collected([*training, *exposed], "training", 0)
             judged = collected(calibration, "calibration", len(training) + len(exposed))
         if copies:  # a copy belongs to its original's fold

@@ -34,7 +34,6 @@ from edge_vqa.evaluation import Figure
 from edge_vqa.metrics import Floats
 from edge_vqa.model import load
 from edge_vqa.trace import EARLY
-from edge_vqa.vision import scored
 from selector_onnx import collect
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
@@ -327,7 +326,7 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
 
 
 def _collect(bundle: Path, questions: Path, name: str, path: Path) -> None:
-    with load(bundle, confidence="maxprob", vision=scored(bundles.read(bundle)), threads=1) as model:
+    with load(bundle, confidence="maxprob", vision=bundles.read(bundle).backend, threads=1) as model:
         collect.collect_into(path, model, files.read(questions, labelled=True), name)
 
 

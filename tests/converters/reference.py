@@ -12,12 +12,11 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from edge_vqa.bundle import Bundle
+from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.engine import Engine
 from edge_vqa.picture import Picture, Rgb
 from edge_vqa.prompt import Piece, Text, Tile, picture_pieces, question_pieces
 from edge_vqa.trace import Trace
-from edge_vqa.vision import BACKENDS
 
 IMAGE_TOKENS = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}  # others write <image>
 
