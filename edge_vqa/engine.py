@@ -59,9 +59,10 @@ class Engine:
         self._prefix: Prefix | None = None
         self._tower: Tower | None = None
         context = room_for(preprocessing) if context is None else context
+        finish = open_tower(backend, vision, preprocessing, threads.vision)
         self.lm = Llama(lm, context=context, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers, sequences=sequences)
         try:
-            self._tower = open_tower(backend, vision, self.lm.model, self.lm.n_embd_in, preprocessing, threads.vision)
+            self._tower = finish(self.lm.model, self.lm.n_embd_in)
         except BaseException:
             self.close()
             raise

@@ -74,7 +74,8 @@ def faster(bundle: Bundle, offered: list[str], threads: Threads) -> str:
     lm = Llama(bundle.files["lm"], context=64, threads=threads)  # mtmd asks for it
     try:
         for name in offered:
-            towers[name] = open_tower(name, bundle.files[BACKENDS[name]], lm.model, lm.n_embd_in, pixels, threads.vision)
+            finish = open_tower(name, bundle.files[BACKENDS[name]], pixels, threads.vision)
+            towers[name] = finish(lm.model, lm.n_embd_in)
         for _ in range(4):
             for name, tower in towers.items():
                 began = time.perf_counter()

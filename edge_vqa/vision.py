@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,16 +46,20 @@ class Tower(Protocol):
         """Free what is native; safe to call twice."""
 
 
-def open_tower(backend: str, path: Path, model: Any, n_embd: int, pixels: Preprocessing, threads: int) -> Tower:
-    """Load a tower. model: the LM's native handle; n_embd: width of its input embeddings. Raises EdgeVqaError."""
+def open_tower(backend: str, path: Path, pixels: Preprocessing, threads: int) -> Callable[[Any, int], Tower]:
+    """Begin to load a tower. What is returned ends it, given the LM's native handle and the width of its input embeddings: a
+    graph loads while the LM does. Raises EdgeVqaError, either of them."""
     if backend == "mtmd":
         from edge_vqa.vision_mtmd import MtmdTower
 
-        return MtmdTower(path, model, n_embd, pixels, threads)
+        return lambda model, n_embd: MtmdTower(path, model, n_embd, pixels, threads)
     if backend == "onnx":
-        from edge_vqa.vision_onnx import OnnxTower
+        from edge_vqa.vision_onnx import OnnxTower, open_session
 
-        return OnnxTower(path, n_embd, pixels, threads)
+        helper = ThreadPoolExecutor(1)
+        session = helper.submit(open_session, path, pixels, threads)
+        helper.shutdown(wait=False)
+        return lambda _, n_embd: OnnxTower(session.result(), path, n_embd, pixels)
     raise EdgeVqaError(f"a vision backend {backend!r} is unknown", f"use one of {', '.join(BACKENDS)}")
 
 

@@ -15,25 +15,29 @@ from edge_vqa.vision import ImageTokens, checked
 AGAIN = "convert or download the bundle again"
 
 
+def open_session(path: Path, preprocessing: Preprocessing, threads: int) -> Any:
+    """The graph, loaded; may run beside llama.cpp's loading. Raises EdgeVqaError."""
+    if preprocessing.method == "native":
+        raise EdgeVqaError("only llama.cpp knows how this model cuts pictures", "use --vision mtmd")
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # threads that wait for the next picture must not take the cores from llama.cpp's
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception:
+        raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", AGAIN) from None
+
+
 class OnnxTower:
     """Owns an ONNX Runtime session. The graph takes `pixels` uint8 [1, h, w, 3], and yields `embeddings` [tokens, n_embd]."""
 
-    def __init__(self, path: Path, n_embd: int, preprocessing: Preprocessing, threads: int) -> None:
-        if preprocessing.method == "native":
-            raise EdgeVqaError("only llama.cpp knows how this model cuts pictures", "use --vision mtmd")
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # threads that wait for the next picture must not take the cores from llama.cpp's
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._path, self._n_embd, self._preprocessing = path, n_embd, preprocessing
-        self._session: Any = None
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception:
-            raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", AGAIN) from None
+    def __init__(self, session: Any, path: Path, n_embd: int, preprocessing: Preprocessing) -> None:
+        """session: of `open_session`. n_embd: width of the LM's input embeddings."""
+        self._path, self._n_embd, self._preprocessing, self._session = path, n_embd, preprocessing, session
         inputs = [(i.name, i.type) for i in self._session.get_inputs()]
         outputs = [(o.name, o.shape[-1]) for o in self._session.get_outputs()]
         if inputs != [("pixels", "tensor(uint8)")] or outputs != [("embeddings", n_embd)]:
