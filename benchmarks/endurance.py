@@ -3,7 +3,8 @@
     python -m benchmarks.endurance [--questions 10000]
 
 Every way to ask takes its turn: `ask`, an open picture, `stream` left unfinished, `ask_many`, pictures of every size, questions
-that are refused. Growth counts from the first tenth, when every buffer has been used once.
+that are refused. The median of each tenth of the questions is told; growth is from the second tenth to the last: every buffer
+has been used once by then.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def main() -> None:
     wanted = parser.parse_args().questions
     rng = np.random.default_rng(0)
     examples = sorted(Path("examples").glob("*.[jp][pn]g"))
-    asked, next_look, gates = 0, wanted // 10, []
-    first = last = 0
+    asked, gates = 0, []
+    sizes: list[list[int]] = [[] for _ in range(10)]  # of each tenth of the questions
     with load(sequences=4) as model:
         while asked < wanted:
             height, width = rng.integers(20, 400, 2)
@@ -55,12 +56,12 @@ def main() -> None:
             else:
                 raise AssertionError("too long a question was answered")
             asked += len(QUESTIONS) + len(answers) + 2
-            if asked >= next_look:
-                last = resident()
-                first = first or last
-                print(f"{asked:6} questions: {last / 1e6:.1f} MB, {last / first - 1:+.2%}", flush=True)
-                next_look += wanted // 10
-    print(f"growth {last / first - 1:+.2%}; the gate takes {statistics.median(gates):.2%} of an answer, in the median")
+            sizes[min(9, 10 * asked // wanted)].append(resident())
+    medians = [statistics.median(values) for values in sizes]
+    for number, size in enumerate(medians):
+        print(f"tenth {number + 1:2}: {size / 1e6:.1f} MB, {size / medians[1] - 1:+.2%}")
+    print(f"growth {medians[-1] / medians[1] - 1:+.2%} over {asked} questions;", end=" ")
+    print(f"the gate takes {statistics.median(gates):.2%} of an answer, in the median")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m benchmarks.looks QUESTIONS.jsonl [--count 3000]
 
-QUESTIONS have answers (build/mini/questions/test.jsonl of the recipe). All ways are asked in turn, question by question: VQA
-accuracy, AURC of the Selector and of MaxProb, risk and coverage at the bundle's default threshold, and time. Differences to the
-first way carry 95 % intervals from a bootstrap over pictures. The Selector and its threshold are those made with llama.cpp's
-vision tower at low detail: what it loses elsewhere is part of the answer.
+QUESTIONS have answers (build/mini/questions/mix_test.jsonl of the recipe). All ways are asked in turn, question by question:
+VQA accuracy, AURC of the Selector and of MaxProb, risk and coverage at the bundle's default threshold, and time. Differences
+to the first way carry 95 % intervals from a bootstrap over pictures. The Selector and its threshold are those made with
+llama.cpp's vision tower at low detail: what it loses elsewhere is part of the answer.
 """
 
 from __future__ import annotations

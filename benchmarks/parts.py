@@ -25,7 +25,7 @@ from edge_vqa import memory
 from edge_vqa import questions as files
 from edge_vqa.answer import Answer
 from edge_vqa.device import cores
-from edge_vqa.engine import Engine
+from edge_vqa.engine import Engine, room_for
 from edge_vqa.model import load
 from edge_vqa.picture import Picture
 from edge_vqa.prompt import picture_pieces
@@ -108,7 +108,8 @@ def main() -> None:
             print(f"  {tower:10} {statistics.median(values):.3f} s, {ratio:.2f} of llama.cpp's best", flush=True)
         for tower in ("mtmd q8_0", "onnx int8"):
             found, backend = folder / tower.replace(" ", "-"), tower.split()[0]
-            made = memory.plan(bundles.read(found), backend, context=None, kv_type="f16", sequences=1)
+            bundle = bundles.read(found)
+            made = memory.plan(bundle, memory.Need(backend, room_for(bundle.manifest.runtime.preprocessing)))
             parts = f"LM {made.lm:,}, tower {made.tower:,}, KV {made.kv:,} ({made.context} tokens)"
             parts += f", work {made.compute:,}, programs {made.base:,}"
             print(f"memory, {tower}: peak {peak(found, backend):,} bytes; planned {made.total:,}: {parts}", flush=True)

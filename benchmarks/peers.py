@@ -145,8 +145,8 @@ def cli(tool: Path, bundle: Bundle, picture: Path, question: str, threads: int) 
 
 
 def many(tool: Path, folder: Path, work: Path, size: tuple[int, int], detail: str) -> Times:
-    """Seconds for all questions, as the sum of blocks: ours with each backend, llama-server one by one, and a process each
-    (one question of a block timed, times their number)."""
+    """Seconds for the questions of a block: ours with each backend, llama-server one by one, and a process each (one question
+    timed, times their number)."""
     bundle = bundles.read(folder)
     threads = default_threads(bundle.manifest.files["lm"].bytes).decode
     found = pictures(work, PICTURES, size)
@@ -289,8 +289,6 @@ def main() -> None:
                 times = many(tool, folder, work, size, detail)
                 label = f"{title}, {PICTURES * EACH // BLOCKS} questions on {PICTURES // BLOCKS} pictures"
                 show(label, times, against=["llama-server, one by one", "llama-mtmd-cli, a process each"])
-                totals = ", ".join(f"{name} {sum(values):.1f} s" for name, values in times.items())
-                print(f"  all {PICTURES * EACH}: {totals}", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,8 +74,15 @@ ContextOption = Annotated[
     int | None,
     typer.Option("--context", metavar="N", help="Tokens of the KV cache (default: room for the largest picture)."),
 ]
-KvOption = Annotated[str, typer.Option("--kv-type", metavar="TYPE", help="KV cache: f16, or q8_0 for half of it.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
+KvOption = Annotated[
+    str | None, typer.Option("--kv-type", metavar="TYPE", help="KV cache: f16 (the default), or q8_0 for half of it.")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Device profile (default: that of this machine; see doctor).")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: as tuned, else by model size).")
+]
 TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
 ConfidenceOption = Annotated[
     str | None,
@@ -87,7 +94,10 @@ ConfidenceOption = Annotated[
 ]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Count confidences, nothing else, for edge-vqa doctor.")]
 TogetherOption = Annotated[
-    int, typer.Option("--together", metavar="N", min=1, max=64, help="Questions that are decoded together.")
+    int | None,
+    typer.Option(
+        "--together", metavar="N", min=1, max=64, help="Questions that are decoded together (default: as tuned, else 8)."
+    ),
 ]
 SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
@@ -115,14 +125,22 @@ def common(
   edge-vqa ask photo.jpg "is there a dog?" --risk 0.05   [dim]# wrong at most 1 time in 20[/dim]\n
   edge-vqa ask photo.jpg "what is this?" --early         [dim]# abstains before it decodes an answer[/dim]\n
   edge-vqa ask photo.jpg "how much is it?" --detail auto  [dim]# looks closer only when unsure[/dim]\n
-  edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n\n
+  edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n
+  edge-vqa ask --camera "is the door open?"\n
+  curl -s http://camera.local/still.jpg | edge-vqa ask - "is the door open?"\n\n
 Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
 """
 )
 def ask(
-    image: Annotated[Path, typer.Argument(help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF.")],
-    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    image: Annotated[
+        str, typer.Argument(help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF; - reads it from standard input.")
+    ],
+    question: Annotated[str | None, typer.Argument(help="The question, in quotes.", show_default=False)] = None,
     model: ModelOption = None,
+    camera: Annotated[bool, typer.Option("--camera", help="Take the picture with the camera; give the question only.")] = False,
+    camera_device: Annotated[
+        str | None, typer.Option("--camera-device", metavar="FILE", help="Which one, as /dev/video2 (default: the first).")
+    ] = None,
     risk: RiskOption = None,
     threshold: ThresholdOption = None,
     no_gate: NoGateOption = False,
@@ -141,7 +159,8 @@ def ask(
     cache_dir: CacheOption = None,
     memory_limit: MemoryOption = None,
     context: ContextOption = None,
-    kv_type: KvOption = "f16",
+    kv_type: KvOption = None,
+    device: DeviceOption = None,
     watch: WatchOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
     debug: DebugOption = False,
@@ -156,6 +175,8 @@ def ask(
         confidence = EARLY
     if confidence == EARLY and show_candidate:
         raise typer.BadParameter("selector-early abstains before there is a candidate to show")
+    if camera and question is not None:
+        raise typer.BadParameter("--camera takes the picture: give the question only")
     final = confidence == EARLY and not json_  # tokens that come are trusted already
     _check(risk, threshold, no_gate, detail)
 
@@ -164,7 +185,12 @@ def ask(
     from edge_vqa.prompt import clean_question
 
     native.set_verbose(verbose)
-    picture, asked = open_picture(image), clean_question(question)  # bad input is told before a model is loaded
+    if camera:
+        image, question = "", question or image
+    elif question is None:
+        raise typer.BadParameter("a picture and a question are needed, or --camera and a question", param_hint="QUESTION")
+    asked = clean_question(question)  # bad input is told before a model is loaded
+    picture = open_picture(_picture(image, camera, camera_device))
     with _loaded(
         model,
         confidence=confidence,
@@ -172,6 +198,7 @@ def ask(
         threads=threads,
         context=context,
         kv_type=kv_type,
+        device=device,
         memory_limit=memory_limit,
         watch=watch,
         cache_dir=cache_dir,
@@ -214,7 +241,8 @@ def chat(
     cache_dir: CacheOption = None,
     memory_limit: MemoryOption = None,
     context: ContextOption = None,
-    kv_type: KvOption = "f16",
+    kv_type: KvOption = None,
+    device: DeviceOption = None,
     watch: WatchOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -236,6 +264,7 @@ def chat(
         threads=threads,
         context=context,
         kv_type=kv_type,
+        device=device,
         memory_limit=memory_limit,
         watch=watch,
         cache_dir=cache_dir,
@@ -280,7 +309,7 @@ def batch(
     show_candidate: CandidateOption = False,
     confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
-    together: TogetherOption = 8,
+    together: TogetherOption = None,
     detail: DetailOption = None,
     then: ThenOption = None,
     vision: VisionOption = None,
@@ -289,7 +318,8 @@ def batch(
     cache_dir: CacheOption = None,
     memory_limit: MemoryOption = None,
     context: ContextOption = None,
-    kv_type: KvOption = "f16",
+    kv_type: KvOption = None,
+    device: DeviceOption = None,
     watch: WatchOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -310,6 +340,7 @@ def batch(
             threads=threads,
             context=context,
             kv_type=kv_type,
+            device=device,
             memory_limit=memory_limit,
             watch=watch,
             cache_dir=cache_dir,
@@ -346,7 +377,8 @@ def eval_(
     confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
     vision: VisionOption = None,
-    together: TogetherOption = 8,
+    device: DeviceOption = None,
+    together: TogetherOption = None,
     threads: ThreadsOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
     debug: DebugOption = False,
@@ -365,7 +397,7 @@ def eval_(
     except OSError as error:
         raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
     with (
-        _loaded(model, confidence=confidence, vision=vision, threads=threads, sequences=together) as loaded,
+        _loaded(model, confidence=confidence, vision=vision, device=device, threads=threads, sequences=together) as loaded,
         terminal.progress() as bars,
     ):
         bundle = loaded.bundle
@@ -387,33 +419,120 @@ def eval_(
     print(f"{files[-1]}", file=sys.stderr)
 
 
-@app.command(epilog='Example: EDGE_VQA_WATCH=1 edge-vqa ask photo.jpg "what is this?"; edge-vqa doctor')
-def doctor(model: ModelOption = None, confidence: ConfidenceOption = None, debug: DebugOption = False) -> None:
-    """Look whether confidence on this device still is what it was in calibration (exit status 1: it is not)."""
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa doctor\n
+  edge-vqa doctor --model SmolVLM-500M-Instruct\n
+  EDGE_VQA_WATCH=1 edge-vqa ask photo.jpg "what is this?"; edge-vqa doctor   [dim]# compares with calibration[/dim]\n\n
+Exit status: 0 all is well, 1 something wants attention.
+"""
+)
+def doctor(
+    model: ModelOption = None,
+    confidence: ConfidenceOption = None,
+    device: DeviceOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Look whether a bundle can do its work here: board, CPU, memory, disk, files, a self-test, drift of confidence."""
     del debug  # read by errors.run
 
-    from edge_vqa import bundle as bundles
-    from edge_vqa import confidence as methods
-    from edge_vqa import watch as watching
+    from dataclasses import asdict
 
+    from edge_vqa import doctor as doctors
+
+    _busy("looking ...")
+    findings = []
+    for finding in doctors.examine(model, confidence=confidence, device=device):
+        findings.append(finding)
+        if not json_:
+            _busy("")
+            todo = f"; {finding.todo}" if finding.todo else ""
+            print(f"{finding.level:8} {finding.about:12} {finding.text}{todo}", flush=True)
+            _busy("looking ...")
+    _busy("")
+    if json_:
+        _print_json([asdict(finding) for finding in findings])
+    if any(finding.level in (doctors.WARNING, doctors.PROBLEM) for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa bench\n
+  edge-vqa bench --model SmolVLM-500M-Instruct -o pi5.json\n
+  edge-vqa bench --compare laptop.json pi5.json\n
+  edge-vqa bench --tune   [dim]# find the fastest settings for this device, and keep them[/dim]\n\n
+Interrupted? What was measured so far is kept, and marked.
+"""
+)
+def bench(
+    model: ModelOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.json", help="Where the result goes (default: a file of its own)."),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option("--compare", metavar="A.json B.json", help="Show two results side by side.")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Try threads, vision backends, questions together; keep the fastest.")
+    ] = False,
+    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions.")] = 10,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    detail: Annotated[str | None, typer.Option("--detail", metavar="low|high", help="Detail (default: the bundle's).")] = None,
+    vision: VisionOption = None,
+    threads: ThreadsOption = None,
+    context: ContextOption = None,
+    kv_type: KvOption = None,
+    device: DeviceOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Measure how fast a bundle is on this device, and what it takes."""
+    del debug  # read by errors.run
+    if compare and tune:
+        raise typer.BadParameter("--compare and --tune exclude each other")
+    _check(None, None, False, detail)
+
+    from edge_vqa import bench as benches
+    from edge_vqa import bench_tables as tables
+    from edge_vqa import bundle as bundles
+    from edge_vqa.model import Options
+
+    if compare:
+        short = compare[0].stem != compare[1].stem
+        tables.print_comparison([(path.stem if short else str(path), benches.read(path)) for path in compare])
+        return
+    if output is not None and not output.resolve().parent.is_dir():
+        raise EdgeVqaError(f"{output.parent} is no folder", "choose another place for the result")
     bundle = bundles.read(model)
     bundles.verify(bundle)
-    method = methods.choose(bundle, confidence).name
-    if not any(c.confidence == method for c in bundle.manifest.calibration):
-        print(f"{bundle.name}: its {method} was not calibrated, so there is nothing to compare with")
+    options = Options(device=device, vision=vision, threads=threads, context=context, kv_type=kv_type)
+    with terminal.progress() as bars:
+        if tune:
+            tuned = benches.tune(bundle, options, terminal.steps(bars))
+        else:
+            work = benches.Bench(bundle, options, detail=detail, repeat=repeat)
+            try:
+                work.run(terminal.steps(bars))
+            finally:
+                result = work.report()
+                if result.figures:
+                    print(f"kept in {benches.save(result, output)}", file=sys.stderr)
+    if tune:
+        if json_:
+            from dataclasses import asdict
+
+            _print_json(asdict(tuned))
+        else:
+            tables.print_tuned(tuned)
         return
-    drift = watching.compare(bundle, method)
-    if drift is None:
-        seen = len(watching.read(bundle, method))
-        print(f"{bundle.name}: {seen} of the {watching.LEAST} questions needed were watched; --watch or EDGE_VQA_WATCH=1 does")
-        return
-    if not drift.warnings:
-        print(f"{bundle.name}: the last {drift.n} questions look like those of its calibration")
-        return
-    for warning in drift.warnings:
-        print(f"warning: {warning}")
-    print("thresholds may not keep their risk here: fit them to your pictures with edge-vqa-selector fit")
-    raise typer.Exit(1)
+    if json_:
+        print(benches.as_json(result), end="")
+    else:
+        tables.print_report(result)
 
 
 def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
@@ -421,6 +540,22 @@ def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tup
     from edge_vqa import questions as files
 
     return files.present(files.read(path, labelled=labelled), path, skip_missing=skip_missing)
+
+
+def _picture(image: str, camera: bool, camera_device: str | None) -> Path | bytes:
+    """Where the picture is, or its bytes."""
+    if camera:
+        from edge_vqa import camera as cameras
+
+        _busy("taking a picture ...")
+        return cameras.take(camera_device)
+    if image != "-":
+        return Path(image)
+    if sys.stdin.isatty():
+        raise EdgeVqaError("no picture comes from standard input", "pipe one in: edge-vqa ask - QUESTION < photo.jpg")
+    from edge_vqa.picture import MAX_BYTES
+
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
 
 
 def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:

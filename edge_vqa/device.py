@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import platform
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +73,166 @@ def _number(path: Path, default: int) -> int:
     return int(text) if text.isdecimal() else default
 
 
-def default_threads(lm_bytes: int) -> Threads:
-    """Threads for an LM of this size: for a few megabytes of weights, waking a second thread costs more than it saves."""
-    return Threads.of(1 if lm_bytes <= SMALL_LM_BYTES else min(cores(), MOST_THREADS))
+def default_threads(lm_bytes: int, most: int = MOST_THREADS) -> Threads:
+    """Threads for an LM of this size, at most `most`: for a few megabytes of weights, waking a second thread costs more than it
+    saves."""
+    return Threads.of(1 if lm_bytes <= SMALL_LM_BYTES else min(cores(), most))
+
+
+# -- profiles ---------------------------------------------------------------------------------------------------------
+
+GENERIC = "generic"
+ORIN_RELEASE = 35  # Jetson Linux of Orin boards begins here
+
+
+@dataclass(frozen=True)
+class Detect:
+    """How a board is recognised. compatible: beginnings of an entry of the device tree's `compatible`; model: part of the name
+    that a board calls itself; tegra_release: a Jetson that tells no more; machine, system: of any computer."""
+
+    compatible: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
+    system: str | None = None
+    tegra_release: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a question takes where nothing else is said. threads: at most; context: tokens of the KV cache, at most (None: room
+    for the largest picture); memory_limit: share of the free memory that a bundle may take."""
+
+    threads: int = MOST_THREADS
+    context: int | None = None
+    kv_type: str = "f16"
+    gpu_layers: int = -1
+    memory_limit: float = 0.9
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """A bundle that suits the board, how to quantise it, and its detail."""
+
+    bundle: str
+    quantisation: str
+    detail: str = "low"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A file of `devices/`; `name` is the file's."""
+
+    name: str
+    title: str
+    detect: Detect
+    run: Run
+    recommended: Recommended
+
+
+@dataclass(frozen=True)
+class Device:
+    """This machine. model: what it calls itself; features: flags of its CPU; how: what its profile was chosen by; known:
+    whether a profile was made for it."""
+
+    model: str
+    cpu: str
+    features: frozenset[str]
+    profile: Profile
+    how: str
+    known: bool
+
+
+def profiles() -> dict[str, Profile]:
+    """All device profiles, by name. Raises EdgeVqaError for a file that is none."""
+    import tomllib
+    from importlib.resources import files
+
+    from edge_vqa.bundle import typed
+
+    found = {}
+    for file in files("devices").iterdir():
+        name, _, kind = file.name.rpartition(".")
+        if kind != "toml":
+            continue
+        try:
+            profile: Profile = typed(tomllib.loads(file.read_text(encoding="utf-8")) | {"name": name}, Profile, "")
+            if not 0 < profile.run.memory_limit <= 1 or profile.run.threads < 1:
+                raise ValueError("run.memory_limit is a share, run.threads 1 or more")
+        except ValueError as error:  # of TOML too
+            raise EdgeVqaError(f"devices/{file.name} is no device profile ({error})", "install edge-vqa again") from None
+        found[name] = profile
+    return dict(sorted(found.items()))
+
+
+def profile_of(name: str | None) -> Profile:
+    """The profile of that name; None: of this machine. Raises EdgeVqaError for a name that there is not."""
+    if name is None:
+        return detect().profile
+    found = profiles()
+    if name not in found:
+        raise EdgeVqaError(f"no device {name!r} is known", f"use one of {', '.join(found)}")
+    return found[name]
+
+
+def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | None = None) -> Device:
+    """Which device this is. Everything that cannot be read is as if it were not there. root: where /proc and /etc are."""
+    machine, system = (machine or platform.machine()).lower(), system or sys.platform
+    tree = root / "proc/device-tree"
+    compatible = [entry for entry in _text(tree / "compatible").split("\0") if entry]
+    info = _cpuinfo(root)
+    model = _text(tree / "model").rstrip("\0") or info.get("model", "")  # a Pi's cpuinfo says it too, in a container as well
+    known = profiles()
+
+    def chosen() -> tuple[Profile, str]:
+        for profile in known.values():
+            if any(entry.startswith(start) for entry in compatible for start in profile.detect.compatible):
+                return profile, "device tree"
+        for profile in known.values():
+            if any(part in model for part in profile.detect.model):
+                return profile, "model name"
+        release = re.match(r"# R(\d+) ", _text(root / "etc/nv_tegra_release"))
+        if release and int(release[1]) >= ORIN_RELEASE and not compatible:  # a container without a device tree
+            for profile in known.values():
+                if profile.detect.tegra_release:
+                    return profile, "nv_tegra_release, which does not say the board: the smaller one's profile"
+        for profile in known.values():
+            if machine in profile.detect.machine and profile.detect.system in (None, system):
+                return profile, "CPU"
+        return known[GENERIC], "nothing: a safe generic profile"
+
+    profile, how = chosen()
+    cpu = info.get("model name") or info.get("cpu part", "") or platform.processor() or machine
+    features = frozenset((info.get("flags") or info.get("features") or "").split())
+    return Device(model or cpu, cpu, features, profile, how, profile.name != GENERIC)
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """Keys of /proc/cpuinfo in small letters, each as it comes first. `model` is a board's name, and on x86 a number."""
+    found: dict[str, str] = {}
+    for line in _text(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        key = key.strip()
+        found.setdefault("model" if key == "Model" else "" if key == "model" else key.lower(), value.strip())
+    return found
+
+
+def memory_bytes(root: Path = Path("/")) -> tuple[int, int] | None:
+    """Bytes of memory of this machine, or of the control group, and those that are free; None where nobody says."""
+    info = {}
+    for line in _text(root / "proc/meminfo").splitlines():
+        key, _, value = line.partition(":")
+        number = value.split()
+        if number and number[0].isdecimal():
+            info[key] = 1024 * int(number[0])
+    if "MemTotal" not in info:
+        try:
+            total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if root == Path("/") else 0
+        except (OSError, ValueError):
+            total = 0
+        return (total, total) if total else None
+    total, free = info["MemTotal"], info.get("MemAvailable", info["MemTotal"])
+    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+        most = _number(root / "sys/fs/cgroup" / limit, 0)
+        if 0 < most < total:
+            total, free = most, min(free, most - _number(root / "sys/fs/cgroup" / used, 0))
+    return total, max(0, free)

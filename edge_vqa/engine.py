@@ -187,6 +187,12 @@ class Engine:
             live = [draft for draft in live if not draft.done]
         return [draft.trace() for draft in drafts]
 
+    def speed(self, prompt: int, answer: int) -> tuple[float, float]:
+        """See `Llama.speed`. Closes the open picture."""
+        self._room(prompt + answer, "the measurement")
+        self._prefix = None
+        return self.lm.speed(prompt, answer)
+
     def cells(self, pieces: Sequence[Text], max_tokens: int) -> int:
         """Cells of the KV cache that a question takes beside its picture's."""
         return len(self._tokens(pieces)) + max_tokens

@@ -6,6 +6,7 @@ Every size is checked before the native call, because llama.cpp aborts the proce
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from edge_vqa import gguf_file, native
 from edge_vqa.device import Threads
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trace import step_statistics
 
 N_BATCH = 512
 KV_TYPES = {"f16": 1, "f32": 0, "q8_0": 8}  # ggml_type
@@ -93,6 +95,10 @@ class Llama:
         self.n_ctx: int = llama.llama_n_ctx(self._context)
         self.sequences = sequences
         self._make_batch()
+
+    def set_threads(self, prefill: int, decode: int) -> None:
+        """CPU threads of the calls that follow."""
+        self._llama.llama_set_n_threads(self._context, decode, prefill)
 
     # -- text ---------------------------------------------------------------------------------------------------------
 
@@ -216,6 +222,22 @@ class Llama:
             )
             for i in range(n)
         ]
+
+    def speed(self, prompt: int, answer: int) -> tuple[float, float]:
+        """Seconds to prefill a prompt of so many tokens, and then to decode an answer of so many, with all that a token costs.
+
+        As `llama-bench` does it: the tokens mean nothing. Forgets every sequence.
+        """
+        self.clear()
+        began = time.perf_counter()
+        if prompt > 1:
+            self.prefill([Run(0, 0, [1] * (prompt - 1))])
+        self.step([(0, prompt - 1, 1)])  # its logits come when all of the prompt is decoded
+        prefilled = time.perf_counter()
+        for number in range(answer):
+            ((logits, _),) = self.step([(0, prompt + number, 1)])
+            step_statistics(logits, int(logits.argmax()))
+        return prefilled - began, time.perf_counter() - prefilled
 
     def _decode(self, n: int) -> None:
         self._batch.n_tokens = n

@@ -43,7 +43,7 @@ def run(model: Model, asked: Iterable[tuple[ImageSource, str]], plan: Plan) -> I
     """See `Model.ask_many`; the model's turn is held."""
     first = plan.looks[0]
     ahead = cores() >= model.threads.vision + model.threads.decode
-    with closing(_prepared(first, asked, model.options.sequences, encode=ahead)) as items:
+    with closing(_prepared(first, asked, model.sequences, encode=ahead)) as items:
         for group in _rounds(items, first, plan):
             _answer(group, first, plan)
             for look in plan.looks[1:]:
@@ -131,7 +131,7 @@ def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_It
             group, taken = [], 0
         group.append(item)
         taken += picture + question
-        if len(group) >= look.model.options.sequences:
+        if len(group) >= look.model.sequences:
             yield group
             group, taken = [], 0
     if group:

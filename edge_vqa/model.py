@@ -23,8 +23,8 @@ from edge_vqa import many, memory, native, tuning
 from edge_vqa.answer import Answer, Event, Token, Verdict
 from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.cache import KEPT, PictureCache, key_of
-from edge_vqa.device import Threads
-from edge_vqa.engine import Engine, Part, cells_of
+from edge_vqa.device import Threads, profile_of
+from edge_vqa.engine import Engine, Part, cells_of, room_for
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.gate import Gate
 from edge_vqa.picture import ImageSource, Picture, open_picture
@@ -42,23 +42,26 @@ class Options:
     confidence: the method that gates, one of `confidence.METHODS` (default: the best that the bundle has). `selector-early`
     decides after the first token: it abstains without decoding an answer, and the tokens of an answer it trusts are final.
 
-    vision: the backend of the vision tower, `mtmd` or `onnx` (default: what the bundle has; of both, the faster one on this
-    device, measured once). threads: CPU threads (default: what was measured on this device, else by the size of the LM).
-    context: tokens of the KV cache (default: room for the largest picture), at most what the LM was trained for. kv_type: f16,
-    f32 (which also makes attention exact) or q8_0; thresholds hold for f16. sequences: questions that `ask_many` may answer
-    together. memory_limit: bytes; a bundle that would need more is refused before it is loaded. watch: count confidences for
+    device: the name of a device profile (default: that of this machine), which settles what is not given here. vision: the
+    backend of the vision tower, `mtmd` or `onnx` (default: what the bundle has; of both, the faster one here, measured
+    once). threads: CPU threads (default: what was measured on this device, else by the size of the LM). context: tokens of the
+    KV cache (default: room for the largest picture), at most what the LM was trained for. kv_type: f16, f32 (which also makes
+    attention exact) or q8_0; thresholds hold for f16. gpu_layers: layers of the LM on a GPU, -1 for all. sequences: questions
+    that `ask_many` may answer together (None: what was measured on this device). memory_limit: bytes (default: a share of what
+    is free); a bundle that would need more is refused before it is loaded. watch: count confidences for
     the drift watch (`watch.py`; default: when $EDGE_VQA_WATCH is 1). pictures, cache_dir: how many encoded pictures to keep in
     memory, and a folder to keep them in. then: a larger bundle, by name or path, that is loaded and asked where this one
     abstains.
     """
 
     confidence: str | None = None
+    device: str | None = None
     vision: str | None = None
     threads: Threads | int | None = None
     context: int | None = None
-    kv_type: str = "f16"
-    gpu_layers: int = -1
-    sequences: int = 1
+    kv_type: str | None = None
+    gpu_layers: int | None = None
+    sequences: int | None = 1
     memory_limit: int | None = None
     watch: bool | None = None
     pictures: int = KEPT
@@ -70,12 +73,13 @@ def load(
     name: str | Path | None = None,
     *,
     confidence: str | None = None,
+    device: str | None = None,
     vision: str | None = None,
     threads: Threads | int | None = None,
     context: int | None = None,
-    kv_type: str = "f16",
-    gpu_layers: int = -1,
-    sequences: int = 1,
+    kv_type: str | None = None,
+    gpu_layers: int | None = None,
+    sequences: int | None = 1,
     memory_limit: int | None = None,
     watch: bool | None = None,
     pictures: int = KEPT,
@@ -89,6 +93,7 @@ def load(
     began = time.perf_counter()
     options = Options(
         confidence=confidence,
+        device=device,
         vision=vision,
         threads=threads,
         context=context,
@@ -157,33 +162,37 @@ class Model:
         self._seen: list[float] = []
         self._then = bundles.read(options.then) if options.then is not None else None
         self._second: Model | None = None
-        if options.sequences < 1:
-            raise EdgeVqaError(f"{options.sequences} questions cannot be answered together", "give 1 or more")
         threads = None if options.threads is None else Threads.of(options.threads)
         self.confidence = confidences.choose(bundle, options.confidence)
-        choice = tuning.choose(bundle, options.vision, threads)
+        self.profile = profile_of(options.device)
+        usual = self.profile.run
+        choice = tuning.choose(bundle, options.vision, threads, usual.threads)
         self.backend, self.threads = choice.vision, choice.threads
+        self.sequences = choice.together if options.sequences is None else options.sequences
+        if self.sequences < 1:
+            raise EdgeVqaError(f"{self.sequences} questions cannot be answered together", "give 1 or more")
+        self.kv_type = options.kv_type or usual.kv_type
+        context = options.context
+        if context is None:
+            room = room_for(manifest.runtime.preprocessing)
+            context = min(room, usual.context or room)
         role = BACKENDS[self.backend]
         self.fingerprint = bundle.fingerprint_with(role)
+        need = memory.Need(self.backend, context, self.kv_type, self.sequences)
         if options.memory_limit is not None:
-            memory.check(
-                bundle,
-                options.memory_limit,
-                self.backend,
-                context=options.context,
-                kv_type=options.kv_type,
-                sequences=options.sequences,
-            )
+            memory.check(bundle, need, options.memory_limit)
+        else:
+            memory.check_free(bundle, need, usual.memory_limit)
         self._engine = Engine(
             bundle.files["lm"],
             bundle.files[role],
             manifest.runtime.preprocessing,
             backend=self.backend,
-            context=options.context,
+            context=context,
             threads=self.threads,
-            kv_type=options.kv_type,
-            gpu_layers=options.gpu_layers,
-            sequences=options.sequences,
+            kv_type=self.kv_type,
+            gpu_layers=usual.gpu_layers if options.gpu_layers is None else options.gpu_layers,
+            sequences=self.sequences,
         )
         template = hashlib.sha256(self._engine.lm.chat_template().encode()).hexdigest()
         if template != manifest.prompt.template_sha256:
@@ -335,7 +344,7 @@ class Model:
         chosen = gates.choose(manifest, self.confidence.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade)
         as_calibrated = (
             max_tokens in (None, own.max_tokens)
-            and self.options.kv_type == "f16"
+            and self.kv_type == "f16"
             and (cascade is not None if len(looks) > 1 else detail == own.detail)
         )
         chosen = replace(chosen, calibrated=chosen.calibrated and as_calibrated)
@@ -459,6 +468,12 @@ class Model:
         prompt = self.bundle.manifest.prompt
         pieces = question_pieces(question, prompt)
         return sum(map(cells_of, parts)), self._engine.cells(pieces, plan.max_tokens or prompt.max_tokens)
+
+    def speed(self, prompt: int, answer: int) -> tuple[float, float]:
+        """See `Engine.speed`."""
+        with _Turn(self):
+            self._opened = None
+            return self._engine.speed(prompt, answer)
 
     @property
     def n_ctx(self) -> int:

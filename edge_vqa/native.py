@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +84,13 @@ def set_verbose(verbose: bool) -> None:
 def last_complaint() -> str:
     """llama.cpp's last warning or error, for an error message; empty when it was silent."""
     return next((line for line in reversed(_last_lines) if line), "")
+
+
+def cpu_features() -> frozenset[str]:
+    """CPU features that llama.cpp was compiled with, in its own names: AVX2, DOTPROD, ..."""
+    llama, _ = bindings()
+    said: bytes = llama.llama_print_system_info() or b""
+    return frozenset(re.findall(r"(\w+) = 1", said.decode(errors="replace")))
 
 
 def version() -> str:

@@ -75,6 +75,8 @@ def open_picture(source: ImageSource) -> Picture:
 def _read(source: str | os.PathLike[str] | bytes) -> tuple[str, io.BytesIO]:
     if isinstance(source, bytes):
         name, data = "the picture", source
+        if len(data) > MAX_BYTES:
+            raise EdgeVqaError(f"{name} has more than {MAX_BYTES >> 20} MB", "give a smaller picture")
     else:
         path = Path(source)
         name = str(path)

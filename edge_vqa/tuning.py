@@ -15,11 +15,13 @@ from pathlib import Path
 
 from edge_vqa import bundle as bundles
 from edge_vqa import native
-from edge_vqa.bundle import BACKENDS, Bundle, write_bytes
-from edge_vqa.device import Threads, cores, default_threads
+from edge_vqa.bundle import BACKENDS, Bundle, Preprocessing, write_bytes
+from edge_vqa.device import MOST_THREADS, Threads, cores, default_threads
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.picture import Rgb
 
 SCHEMA = 1
+TOGETHER = 8
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,12 @@ class Choice:
 
     vision: str
     threads: Threads
+    together: int = TOGETHER  # questions that `ask_many` answers together
 
 
-def choose(bundle: Bundle, vision: str | None = None, threads: Threads | None = None) -> Choice:
+def choose(
+    bundle: Bundle, vision: str | None = None, threads: Threads | None = None, most_threads: int = MOST_THREADS
+) -> Choice:
     """What the user asked for, else what was measured, else the backend that there is, with threads by size.
 
     Where a bundle has both backends and nothing is known, they are measured now: a second or two, once. Raises EdgeVqaError
@@ -42,12 +47,12 @@ def choose(bundle: Bundle, vision: str | None = None, threads: Threads | None = 
         what = f"{bundle.name} has no vision tower for {vision}" if known else f"a vision backend {vision!r} is unknown"
         raise EdgeVqaError(what, f"use {' or '.join(offered if known else BACKENDS)}")
     stored = read(bundle)
-    threads = threads or (stored.threads if stored else default_threads(bundle.manifest.files["lm"].bytes))
+    threads = threads or (stored.threads if stored else default_threads(bundle.manifest.files["lm"].bytes, most_threads))
     if vision is None and len(offered) > 1:
         vision = stored.vision if stored else faster(bundle, offered, threads)
         if stored is None:
             write(bundle, Choice(vision, threads))
-    return Choice(vision or offered[0], threads)
+    return Choice(vision or offered[0], threads, stored.together if stored else TOGETHER)
 
 
 def backends(bundle: Bundle) -> list[str]:
@@ -60,15 +65,11 @@ def faster(bundle: Bundle, offered: list[str], threads: Threads) -> str:
     """The backend that encodes a picture fastest here: the best of three, after one to warm up, in turn."""
     import time
 
-    import numpy as np
-
     from edge_vqa.llama import Llama
     from edge_vqa.vision import Tower, open_tower
 
     pixels = bundle.manifest.runtime.preprocessing
-    side = pixels.tile * max(1, math.isqrt(pixels.low_tokens))  # of pictures of any shape, one at low detail
-    # noise, as the worst of pictures; its speed is that of any
-    tile = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    tile = noise_tile(pixels)
     times: dict[str, list[float]] = {name: [] for name in offered}
     towers: dict[str, Tower] = {}
     lm = Llama(bundle.files["lm"], context=64, threads=threads)  # mtmd asks for it
@@ -86,6 +87,14 @@ def faster(bundle: Bundle, offered: list[str], threads: Threads) -> str:
             tower.close()
         lm.close()
     return min(offered, key=lambda name: min(times[name][1:]))
+
+
+def noise_tile(pixels: Preprocessing) -> Rgb:
+    """What a tower gets at low detail, uint8 [h, w, 3]: noise, whose speed is that of any picture."""
+    import numpy as np
+
+    side = pixels.tile * max(1, math.isqrt(pixels.low_tokens))
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
 
 
 def path_of(bundle: Bundle) -> Path:
@@ -116,6 +125,8 @@ def read(bundle: Bundle) -> Choice | None:
         stored = json.loads(path_of(bundle).read_text())
         choice: Choice = bundles.typed(stored, Choice, "")
         Threads.of(choice.threads)
+        if not 1 <= choice.together <= 64:
+            return None
         return choice if choice.vision in backends(bundle) else None
     except (OSError, ValueError, EdgeVqaError, RecursionError):
         return None

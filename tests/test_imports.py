@@ -25,7 +25,7 @@ THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("errors", "terminal"),
+    ("camera", "errors", "sensors", "terminal"),
     ("bundle", "device", "gguf_file", "metrics", "native", "trace"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
@@ -34,8 +34,8 @@ ORDER = (
     ("engine",),
     ("cache", "memory", "tuning"),
     ("many", "model"),
-    ("batch", "evaluation"),
-    ("report",),
+    ("batch", "bench", "doctor", "evaluation"),
+    ("bench_tables", "report"),
     ("cli",),
 )
 

@@ -13,6 +13,7 @@ import pytest
 from edge_vqa import EdgeVqaError, device, memory
 from edge_vqa.answer import Answer
 from edge_vqa.bundle import Bundle, Cascade
+from edge_vqa.engine import room_for
 from edge_vqa.model import Model, Options, load
 from tests.conftest import EXAMPLES, ROOT, Asked, Run
 
@@ -127,12 +128,26 @@ def test_the_larger_bundle_is_loaded_by_the_first_question_that_needs_it(mini: B
             model.ask(PRICE, "how much is it?", detail="auto")
 
 
+def usual(bundle: Bundle) -> memory.Need:
+    return memory.Need("mtmd", room_for(bundle.manifest.runtime.preprocessing))
+
+
 def test_too_little_memory_is_told_before_anything_is_loaded(mini: Bundle, run: Run) -> None:
     done = run("edge-vqa", "ask", str(PRICE), "how much is it?", "--memory-limit", "50")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "the limit is 50 MB" in done.stderr
-    fits = memory.plan(mini, "mtmd", context=None, kv_type="f16", sequences=1).total
+    fits = memory.plan(mini, usual(mini)).total
     with load(memory_limit=fits) as model:
         assert model.ask(PRICE, "how much is it?").text == "$4.50"
+
+
+def test_what_does_not_fit_into_the_free_memory_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "memory_bytes", lambda: (10**9, 60 * 10**6))
+    with pytest.raises(EdgeVqaError, match=r"60 MB are free and \d+ MB of them"):
+        load()
+    with load(memory_limit=10**9) as model:  # who says so is believed
+        assert model.ask(PRICE, "how much is it?").text == "$4.50"
+    monkeypatch.setattr(memory, "memory_bytes", lambda: None)
+    load().close()
 
 
 def test_the_plan_of_memory_is_near_what_is_used(mini: Bundle, run: Run) -> None:
@@ -141,7 +156,7 @@ def test_the_plan_of_memory_is_near_what_is_used(mini: Bundle, run: Run) -> None
     )
     peak = next(line for line in run("python", "-c", code, cwd=ROOT).stdout.splitlines() if line.startswith("VmHWM"))
     used = 1024 * int(peak.split()[1])
-    planned = memory.plan(mini, "mtmd", context=None, kv_type="f16", sequences=1).total
+    planned = memory.plan(mini, usual(mini)).total
     assert 0.8 < planned / used < 1.5, f"planned {planned / 1e6:.0f} MB, used {used / 1e6:.0f} MB"
 
 

@@ -72,7 +72,7 @@ def test_an_alarm_when_pictures_got_worse(run: Run, mini: Bundle) -> None:
     assert fine.returncode == 0 and "look like those of its calibration" in fine.stdout
     watch.record(mini, "selector", [c * 0.6 for c in like_calibration(mini, 400, 2)])
     worse = run("edge-vqa", "doctor")
-    assert worse.returncode == 1 and worse.stdout.count("warning:") == 2, worse.stdout
+    assert worse.returncode == 1 and worse.stdout.count("warning  drift") == 2, worse.stdout
     assert "confidence is lower" in worse.stdout and "coverage left its band" in worse.stdout and "p = " in worse.stdout
 
 

@@ -1,0 +1,478 @@
+"""Measures a bundle on this device, step by step, and finds the settings that are fastest here.
+
+A report is a JSON file (docs/benchmarking.md describes it) that people can post and compare.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from edge_vqa import __version__, native, sensors, tuning
+from edge_vqa import bundle as bundles
+from edge_vqa.bundle import BACKENDS, Bundle, write_bytes
+from edge_vqa.cache import key_of
+from edge_vqa.device import Threads, cores, detect, memory_bytes
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llama import Llama
+from edge_vqa.model import Model, Options
+from edge_vqa.picture import Picture
+from edge_vqa.tuning import Choice
+from edge_vqa.vision import open_tower
+
+SCHEMA = 1
+QUESTIONS = ("what is this?", "is it an animal?")
+SIZE = (480, 640, 3)  # of the picture, noise: its speed is that of any
+PROMPT, ANSWER = 256, 32  # tokens that are prefilled and decoded for tokens a second
+MOST_TOKENS = 8  # of an answer
+COLD = 5  # processes started, at most
+Progress = Callable[[str, int, int], None]  # step, done, total
+T = TypeVar("T")
+
+# name -> what it is, its unit, and whether more is better
+FIGURES = {
+    "cold_start": ("a process from start to verdict", "s", False),
+    "load": ("loading the bundle", "s", False),
+    "image_encode": ("picture: encode", "s", False),
+    "image_prefill": ("picture: prefill", "s", False),
+    "first_token": ("first token, new picture", "s", False),
+    "first_question": ("first question on a picture", "s", False),
+    "second_question": ("second question on it", "s", False),
+    "gate": ("gate", "s", False),
+    "prefill": (f"prefill of {PROMPT} tokens", "tokens/s", True),
+    "decode": (f"decoding of {ANSWER} tokens", "tokens/s", True),
+    "peak_memory": ("peak memory of a process", "MB", False),
+    "energy": ("energy of a question", "J", False),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Of `n` values: median and 90th percentile, for what is better when larger the 10th."""
+
+    p50: float
+    p90: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured on. llama_cpp: CPU features that llama.cpp was compiled with."""
+
+    device: str
+    profile: str
+    cpu: str
+    cores: int
+    memory_mb: int | None
+    system: str
+    python: str
+    llama_cpp_python: str
+    onnxruntime: str
+    llama_cpp: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The bundle, and how it was run."""
+
+    name: str
+    version: str
+    megabytes: float
+    quantisation: str
+    vision: str
+    threads: Threads
+    context: int
+    kv_type: str
+    detail: str
+    image_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the board said of itself; None where it has no such sensor."""
+
+    temperature_start: float | None = None
+    temperature_end: float | None = None
+    throttled: tuple[str, ...] | None = None
+    throttle_events: int | None = None
+    power_mode: str | None = None
+    energy_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A result. partial: it was interrupted, and some figures are of fewer repetitions, or missing."""
+
+    schema: int
+    edge_vqa: str
+    date: str
+    partial: bool
+    machine: Machine
+    subject: Subject
+    figures: dict[str, Figure]
+    board: Board
+
+
+class Bench:
+    """Measures one bundle. `report()` says what is known so far, also after an interruption."""
+
+    def __init__(self, bundle: Bundle, options: Options, *, detail: str | None = None, repeat: int = 10) -> None:
+        if repeat < 1:
+            raise EdgeVqaError(f"{repeat} repetitions measure nothing", "give --repeat 1 or more")
+        if detail == "auto":
+            raise EdgeVqaError("automatic detail takes a time that depends on the picture", "give --detail low or high")
+        self._bundle, self._options, self._repeat = bundle, options, repeat
+        self._detail = detail or bundle.manifest.prompt.detail
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._board = Board(temperature_start=sensors.temperature(), throttled=_throttled(), power_mode=sensors.power_mode())
+        self._events = _events()
+        self._subject: Subject | None = None
+        self._whole = False
+
+    def run(self, progress: Progress = lambda step, done, total: None) -> Report:
+        """Measure everything; raises EdgeVqaError for a bundle that does not run."""
+        with tempfile.TemporaryDirectory() as name:
+            pictures = _noise()
+            # before anything is loaded here: a child's peak memory begins with what its parent has
+            times = min(self._repeat, COLD)
+            for number in range(times + 1):
+                progress("cold starts", number, times + 1)
+                file = Path(name) / "picture.png"
+                Image.fromarray(next(pictures).rgb).save(file)
+                seconds, peak = self._cold(file)
+                if number:  # the first brings the files into memory
+                    self._values["cold_start"].append(seconds)
+                    self._values["peak_memory"].append(peak)
+            progress("cold starts", times + 1, times + 1)
+        with Model(self._bundle, self._options) as model:
+            self._describe(model)
+            self._values["load"].append(model.load_s)
+            meter = sensors.Meter()
+            self._board = replace(self._board, energy_source=meter.source)
+            self._question(model, next(pictures), keep=False)
+            meter.start()
+            for number in range(self._repeat):
+                progress("questions", number, self._repeat)
+                self._question(model, next(pictures))
+            joules = meter.stop()
+            progress("questions", self._repeat, self._repeat)
+            if joules is not None:
+                self._values["energy"].append(joules / (len(QUESTIONS) * self._repeat))
+            prompt = min(PROMPT, (model.n_ctx - ANSWER) // 2)
+            model.speed(prompt, 1)
+            for number in range(self._repeat):
+                progress("tokens", number, self._repeat)
+                prefill, decode = model.speed(prompt, ANSWER)
+                self._values["prefill"].append(prompt / prefill)
+                self._values["decode"].append(ANSWER / decode)
+            progress("tokens", self._repeat, self._repeat)
+        self._whole = True
+        return self.report()
+
+    def report(self) -> Report:
+        """Everything measured so far."""
+        figures = {}
+        for name, values in self._values.items():
+            p50, p90 = np.quantile(values, (0.5, 0.1 if FIGURES[name][2] else 0.9))
+            figures[name] = Figure(float(f"{p50:.5g}"), float(f"{p90:.5g}"), len(values))
+        before, after = self._events, _events()
+        board = replace(
+            self._board,
+            temperature_end=sensors.temperature(),
+            throttled=_throttled(self._board.throttled),
+            throttle_events=None if before is None or after is None else max(0, after - before),
+        )
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        ordered = {name: figures[name] for name in FIGURES if name in figures}
+        return Report(SCHEMA, __version__, date, not self._whole, machine(), self._subject or self._unloaded(), ordered, board)
+
+    def _cold(self, picture: Path) -> tuple[float, float]:
+        """Seconds and peak resident megabytes of a process that answers one question."""
+        options = self._options
+        command = [sys.executable, "-m", "edge_vqa.cli", "ask", str(picture), QUESTIONS[0], "--model", str(self._bundle.folder)]
+        command += ["--detail", self._detail, "--max-tokens", str(MOST_TOKENS)]
+        given = {"device": options.device, "vision": options.vision, "context": options.context, "kv-type": options.kv_type}
+        given["threads"] = options.threads if isinstance(options.threads, int) else None
+        for name, value in given.items():
+            command += [f"--{name}", str(value)] if value is not None else []
+        with tempfile.TemporaryFile("w+") as said:
+            began = time.perf_counter()
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode not in (0, 3):
+                said.seek(0)
+                lines = said.read().strip().splitlines() or ["nothing said"]
+                raise EdgeVqaError(f"edge-vqa ask ended with {process.returncode} ({lines[-1]})", "try it by hand")
+        return seconds, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+
+    def _question(self, model: Model, picture: Picture, *, keep: bool = True) -> None:
+        began = time.perf_counter()
+        model.encode(key_of(picture, self._detail), picture, self._detail)
+        encoded = time.perf_counter()
+        first = model.ask(picture, QUESTIONS[0], detail=self._detail, max_tokens=MOST_TOKENS)
+        answered = time.perf_counter()
+        model.ask(picture, QUESTIONS[1], detail=self._detail, max_tokens=MOST_TOKENS)
+        ended = time.perf_counter()
+        spent = first.timings
+        if self._subject:
+            self._subject = replace(self._subject, image_tokens=first.trace.image_tokens)
+        if not keep:
+            return
+        for name, seconds in {
+            "image_encode": encoded - began,
+            "image_prefill": spent.image_s,  # the picture is encoded already
+            "first_token": encoded - began + spent.image_s + spent.prompt_s,
+            "first_question": answered - began,
+            "second_question": ended - answered,
+            "gate": spent.gate_s,
+        }.items():
+            self._values[name].append(seconds)
+
+    def _describe(self, model: Model) -> None:
+        self._subject = replace(
+            self._unloaded(), vision=model.backend, threads=model.threads, context=model.n_ctx, kv_type=model.kv_type
+        )
+
+    def _unloaded(self) -> Subject:
+        manifest = self._bundle.manifest
+        quantisation = f"{manifest.quantisation.method}:{manifest.quantisation.type}"
+        return Subject(
+            manifest.name,
+            manifest.version,
+            round(self._bundle.bytes / 1e6, 2),
+            quantisation,
+            vision="",
+            threads=Threads.of(1),
+            context=0,
+            kv_type="",
+            detail=self._detail,
+            image_tokens=None,
+        )
+
+
+def machine() -> Machine:
+    """This machine, as a report describes it."""
+    from importlib.metadata import version
+
+    found, memory = detect(), memory_bytes()
+    return Machine(
+        found.model,
+        found.profile.name,
+        found.cpu,
+        cores(),
+        memory[0] // 10**6 if memory else None,
+        f"{platform.system()} {platform.machine()}",
+        platform.python_version(),
+        native.version(),
+        version("onnxruntime"),
+        tuple(sorted(native.cpu_features())),
+    )
+
+
+def save(report: Report, path: Path | None = None) -> Path:
+    """Write a report; without a path, below `$EDGE_VQA_HOME/bench`, named after time and bundle."""
+    if path is None:
+        stamp = report.date.replace(":", "").replace("+0000", "Z")
+        path = bundles.home() / "bench" / f"{stamp}-{report.subject.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, as_json(report).encode())
+    return path
+
+
+def as_json(report: Report) -> str:
+    return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+
+
+def read(path: Path) -> Report:
+    """A report of another run, perhaps of another machine. Raises EdgeVqaError for anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            raise EdgeVqaError(f"{path} is no result of this version (schema {schema!r}, not {SCHEMA})", "measure again")
+        report: Report = bundles.typed(content, Report, "")
+    except (OSError, ValueError, RecursionError) as error:
+        raise EdgeVqaError(f"{path} is no result of edge-vqa bench ({error})", "give a file that it wrote") from None
+    for name, figure in report.figures.items():
+        if name not in FIGURES or not (math.isfinite(figure.p50) and math.isfinite(figure.p90) and figure.p50 >= 0):
+            raise EdgeVqaError(f"{path} holds a figure {name} that cannot be", "measure again")
+    return report
+
+
+def _noise() -> Iterator[Picture]:
+    rng = np.random.default_rng(0)
+    while True:  # another one each time: no cache helps
+        yield Picture(rng.integers(0, 256, SIZE, np.uint8))
+
+
+def _throttled(before: Sequence[str] | None = ()) -> tuple[str, ...] | None:
+    found = sensors.throttling()
+    return None if found is None else tuple(dict.fromkeys((*(before or ()), *found.now)))
+
+
+def _events() -> int | None:
+    found = sensors.throttling()
+    return None if found is None else found.events
+
+
+# -- tuning -----------------------------------------------------------------------------------------------------------
+
+ROUNDS = 3  # of each setting; the best counts, as nothing makes a setting faster than it is
+TUNE_PROMPT, TUNE_ANSWER = 128, 16
+TOGETHER = (1, 2, 4, 8, 16)
+TUNE_PICTURES = 4  # two questions on each
+CLEARLY = 0.97  # what is not faster than the default by this much stays as it is
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried: seconds of its best round."""
+
+    step: str
+    setting: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Settings and the median seconds of a first question with each, measured in turn."""
+
+    before: Choice
+    after: Choice
+    seconds_before: float
+    seconds_after: float
+    trials: tuple[Trial, ...]
+
+
+def tune(bundle: Bundle, options: Options, progress: Progress = lambda step, done, total: None) -> Tuned:
+    """Try vision backends, threads and numbers of questions together; remember the fastest for this device and bundle.
+
+    `options.device` and `options.context` hold; threads and vision are what is looked for.
+    """
+    with _model(bundle, options, None) as model:
+        before = Choice(model.backend, model.threads, tuning.choose(bundle).together)
+    trials: list[Trial] = []
+    counts = sorted({1, 2, max(1, cores() // 2), cores(), len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores()})
+    usual, towers = before.threads, _towers(bundle, counts, progress)
+    vision, vision_threads = _best(towers, (before.vision, usual.vision), trials, "picture: encode")
+    steps = _steps(bundle, counts, progress)
+    prefill = _best(steps["prefill"], usual.prefill, trials, f"prefill of {TUNE_PROMPT} tokens")
+    decode = _best(steps["decode"], usual.decode, trials, f"decoding of {TUNE_ANSWER} tokens")
+    after = Choice(vision, Threads(vision_threads, prefill, decode), before.together)
+    together: dict[int, float] = {}
+    for number, size in enumerate(TOGETHER):
+        progress("questions together", number, len(TOGETHER))
+        together[size] = _together(bundle, options, replace(after, together=size))
+    progress("questions together", len(TOGETHER), len(TOGETHER))
+    after = replace(after, together=_best(together, before.together, trials, "questions together, each"))
+    seconds = _compare(bundle, options, (before, after), progress)
+    if seconds[1] > seconds[0] and after.together == before.together:
+        after, seconds = before, (seconds[0], seconds[0])  # parts that looked faster alone are not so in the whole
+    tuning.write(bundle, after)
+    return Tuned(before, after, *seconds, tuple(trials))
+
+
+def _best(times: dict[T, float], usual: T, trials: list[Trial], step: str) -> T:
+    """The fastest setting; the usual one, unless another is clearly faster."""
+    for setting, seconds in times.items():
+        name = ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
+        trials.append(Trial(step, name, seconds))
+    fastest = min(times, key=times.__getitem__)
+    return fastest if usual not in times or times[fastest] < CLEARLY * times[usual] else usual
+
+
+@contextmanager
+def _model(bundle: Bundle, options: Options, choice: Choice | None) -> Iterator[Model]:
+    plain = replace(options, vision=None, threads=None, watch=False, then=None, sequences=1, pictures=1, cache_dir=None)
+    if choice is not None:
+        plain = replace(plain, vision=choice.vision, threads=choice.threads, sequences=choice.together)
+    with Model(bundle, plain) as model:
+        yield model
+
+
+def _towers(bundle: Bundle, counts: list[int], progress: Progress) -> dict[tuple[str, int], float]:
+    pixels, offered = bundle.manifest.runtime.preprocessing, tuning.backends(bundle)
+    tile = tuning.noise_tile(pixels)
+    settings = [(backend, count) for backend in offered for count in counts]
+    times = {}
+    lm = Llama(bundle.files["lm"], context=64, threads=Threads.of(1))
+    try:
+        for number, (backend, count) in enumerate(settings):
+            progress("vision", number, len(settings))
+            tower = open_tower(backend, bundle.files[BACKENDS[backend]], pixels, count)(lm.model, lm.n_embd_in)
+            try:
+                times[backend, count] = min(_timed(lambda: tower.encode(tile)) for _ in range(ROUNDS + 1))  # noqa: B023
+            finally:
+                tower.close()
+        progress("vision", len(settings), len(settings))
+    finally:
+        lm.close()
+    return times
+
+
+def _steps(bundle: Bundle, counts: list[int], progress: Progress) -> dict[str, dict[int, float]]:
+    times: dict[str, dict[int, float]] = {"prefill": dict.fromkeys(counts, math.inf), "decode": dict.fromkeys(counts, math.inf)}
+    lm = Llama(bundle.files["lm"], context=2 * (TUNE_PROMPT + TUNE_ANSWER), threads=Threads.of(1))
+    try:
+        for number in range(ROUNDS + 1):  # the first warms up
+            progress("language model", number, ROUNDS + 1)
+            for count in counts:
+                lm.set_threads(count, count)
+                prefill, decode = lm.speed(TUNE_PROMPT, TUNE_ANSWER)
+                if number:
+                    times["prefill"][count] = min(times["prefill"][count], prefill)
+                    times["decode"][count] = min(times["decode"][count], decode)
+        progress("language model", ROUNDS + 1, ROUNDS + 1)
+    finally:
+        lm.close()
+    return times
+
+
+def _together(bundle: Bundle, options: Options, choice: Choice) -> float:
+    """Seconds of a question, of many."""
+    pictures = _noise()
+    rounds = max(1, choice.together // (2 * TUNE_PICTURES))
+    asked = [(next(pictures).rgb, question) for _ in range(TUNE_PICTURES * rounds) for question in QUESTIONS]
+    with _model(bundle, options, choice) as model:
+        list(model.ask_many(asked[:2], gate=False, max_tokens=MOST_TOKENS))
+        return _timed(lambda: list(model.ask_many(asked, gate=False, max_tokens=MOST_TOKENS))) / len(asked)
+
+
+def _compare(bundle: Bundle, options: Options, choices: Sequence[Choice], progress: Progress) -> tuple[float, float]:
+    """Median seconds of a first question with each choice, in turn; one model is loaded at a time."""
+    pictures = _noise()
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(ROUNDS):
+        progress("before and after", number, ROUNDS)
+        for choice, kept in zip(choices, times, strict=True):
+            with _model(bundle, options, replace(choice, together=1)) as model:
+                for again in range(3):
+                    picture = next(pictures)
+                    seconds = _timed(lambda: model.ask(picture, QUESTIONS[0], gate=False, max_tokens=MOST_TOKENS))  # noqa: B023
+                    kept += [seconds] if again else []
+    progress("before and after", ROUNDS, ROUNDS)
+    return float(np.median(times[0])), float(np.median(times[1]))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
