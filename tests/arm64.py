@@ -1,6 +1,8 @@
 """The package on arm64, under emulation: installed into an arm64 Debian, where the embedded model answers as it does here.
 
-    make test-arm64        (as root, on Debian x86-64; half an hour the first time, most of it for compiling llama.cpp)
+    python -m tests.arm64        (as root, on Debian x86-64; most of the time goes into compiling llama.cpp)
+
+A draft: it has not been run to its end yet.
 
 qemu runs the arm64 programs (`qemu-user-static`), debootstrap makes the root, llama-cpp-python is cross-compiled: compiling it
 under emulation takes hours. Everything lands in build/arm64, and is used again; transcript.txt holds what was said. Seconds
