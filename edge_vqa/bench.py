@@ -42,6 +42,14 @@ SIZE = (480, 640, 3)  # of the picture, noise: its speed is that of any
 PROMPT, ANSWER = 256, 32  # tokens that are prefilled and decoded for tokens a second
 MOST_TOKENS = 8  # of an answer
 COLD = 5  # processes started, at most
+# Starts a process from a small one, as the peak of a process counts that of the process it began in; tells seconds and peak
+LAUNCH = """
+import resource, subprocess, sys, time
+began = time.perf_counter()
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status not in (0, 3))
+"""
 Progress = Callable[[str, int, int], None]  # step, done, total
 T = TypeVar("T")
 
@@ -149,7 +157,6 @@ class Bench:
         """Measure everything; raises EdgeVqaError for a bundle that does not run."""
         with tempfile.TemporaryDirectory() as name:
             pictures = _noise()
-            # before anything is loaded here: a child's peak memory begins with what its parent has
             times = min(self._repeat, COLD)
             for number in range(times + 1):
                 progress("cold starts", number, times + 1)
@@ -211,17 +218,14 @@ class Bench:
         given["threads"] = options.threads if isinstance(options.threads, int) else None
         for name, value in given.items():
             command += [f"--{name}", str(value)] if value is not None else []
-        with tempfile.TemporaryFile("w+") as said:
-            began = time.perf_counter()
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said)
-            _, status, usage = os.wait4(process.pid, 0)
-            seconds = time.perf_counter() - began
-            process.returncode = os.waitstatus_to_exitcode(status)
-            if process.returncode not in (0, 3):
-                said.seek(0)
-                lines = said.read().strip().splitlines() or ["nothing said"]
-                raise EdgeVqaError(f"edge-vqa ask ended with {process.returncode} ({lines[-1]})", "try it by hand")
-        return seconds, usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+        done = subprocess.run(
+            [sys.executable, "-c", LAUNCH, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["nothing said"]
+            raise EdgeVqaError(f"edge-vqa ask failed ({lines[-1]})", "try it by hand")
+        seconds, peak = map(float, done.stdout.split())
+        return seconds, peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
     def _question(self, model: Model, picture: Picture, *, keep: bool = True) -> None:
         began = time.perf_counter()
