@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.conversion import timed
-from benchmarks.speed import QUESTIONS, TOKENS, prepare
+from benchmarks.speed import QUESTIONS, TOKENS, mtmd_cli, prepare
 from edge_vqa import bundle as bundles
 from edge_vqa.answer import Answer
 from edge_vqa.bundle import BACKENDS, Bundle
@@ -137,13 +137,6 @@ def served(address: str, picture: Path, question: str) -> str:
         return str(json.load(reply)["choices"][0]["message"]["content"])
 
 
-def cli(tool: Path, bundle: Bundle, picture: Path, question: str, threads: int) -> list[str]:
-    """A llama-mtmd-cli process that answers one question."""
-    command = [tool / "llama-mtmd-cli", "-m", bundle.files["lm"], "--mmproj", bundle.files["vision"], "--image", picture]
-    command += ["-p", question, "-n", TOKENS, "-t", threads, "--temp", 0, "--no-warmup"]
-    return list(map(str, command))
-
-
 def many(tool: Path, folder: Path, work: Path, size: tuple[int, int], detail: str) -> Times:
     """Seconds for the questions of a block: ours with each backend, llama-server one by one, and a process each (one question
     timed, times their number)."""
@@ -170,7 +163,7 @@ def many(tool: Path, folder: Path, work: Path, size: tuple[int, int], detail: st
                 served(address, path, question)
             times["llama-server, one by one"].append(time.perf_counter() - began)
             began = time.perf_counter()
-            subprocess.run(cli(tool, bundle, *block[0], threads), check=True, capture_output=True)
+            subprocess.run(mtmd_cli(tool / "llama-mtmd-cli", bundle, *block[0], threads), check=True, capture_output=True)
             times["llama-mtmd-cli, a process each"].append((time.perf_counter() - began) * len(block))
     for model in models.values():
         model.close()
@@ -186,7 +179,10 @@ def cold(tool: Path, repeat: int) -> Times:
     ours = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(picture), QUESTIONS[0], "--no-gate"]
     times: Times = defaultdict(list)
     for number in range(repeat + 1):
-        for name, command in (("llama-mtmd-cli", cli(tool, bundle, picture, QUESTIONS[0], 1)), ("edge-vqa ask", ours)):
+        for name, command in (
+            ("llama-mtmd-cli", mtmd_cli(tool / "llama-mtmd-cli", bundle, picture, QUESTIONS[0], 1)),
+            ("edge-vqa ask", ours),
+        ):
             began = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             if number:
@@ -224,7 +220,7 @@ def memory(tool: Path, folder: Path, work: Path, repeat: int) -> Times:
     (picture,) = pictures(work, 1, (1024, 1024))
     edge = str(Path(sys.executable).with_name("edge-vqa"))
     ours = [edge, "ask", str(picture), QUESTIONS[0], "--model", str(folder), "--no-gate", "--detail", "high", "--vision"]
-    commands = {"llama-mtmd-cli": cli(tool, bundle, picture, QUESTIONS[0], cores())}
+    commands = {"llama-mtmd-cli": mtmd_cli(tool / "llama-mtmd-cli", bundle, picture, QUESTIONS[0], cores())}
     commands |= {f"edge-vqa ask, {backend}": [*ours, backend] for backend in BACKENDS}
     times: Times = defaultdict(list)
     for _ in range(repeat):

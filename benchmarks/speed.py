@@ -28,6 +28,7 @@ from PIL import Image
 from benchmarks.shapes import SHAPES, make
 from converters.convert import Options, convert
 from edge_vqa import bundle as bundles
+from edge_vqa.bundle import Bundle
 from edge_vqa.device import cores
 from edge_vqa.model import Model, load
 
@@ -46,13 +47,18 @@ def prepare(folder: Path, shape: str) -> Path:
     return folder / "bundle"
 
 
+def mtmd_cli(tool: Path, bundle: Bundle, picture: Path, question: str, threads: int) -> list[str]:
+    """A llama-mtmd-cli process that answers one question."""
+    command = [tool, "-m", bundle.files["lm"], "--mmproj", bundle.files["vision"], "--image", picture]
+    command += ["-p", question, "-n", TOKENS, "-t", threads, "--temp", 0, "--no-warmup"]
+    return list(map(str, command))
+
+
 def theirs(tool: Path, bundle: Path, picture: Path) -> float:
     """Seconds of llama-mtmd-cli from its first encode to its end."""
-    files = bundles.read(bundle).files
-    command = [tool, "-m", files["lm"], "--mmproj", files["vision"], "--image", picture, "-p", QUESTIONS[0]]
-    command += ["-n", TOKENS, "-t", cores(), "--temp", 0, "--no-warmup"]
+    command = mtmd_cli(tool, bundles.read(bundle), picture, QUESTIONS[0], cores())
     began = time.perf_counter()
-    out = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     wall = time.perf_counter() - began
     stamp = re.search(r"^(\d+)\.(\d+)\.(\d+)\.(\d+) \S+ encoding mtmd", out.stdout + out.stderr, re.MULTILINE)
     assert stamp, "llama-mtmd-cli told no times"

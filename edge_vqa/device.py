@@ -46,22 +46,23 @@ def cores(system: Path = Path("/sys")) -> int:
     best = max(capacity.values())
     # a LITTLE core has about half of a big one's capacity; waiting for it slows every matrix product down
     big = [cpu for cpu in allowed if capacity[cpu] > 0.6 * best or not best]
-    physical = {_text(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in big}
+    physical = {text_of(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in big}
     return max(1, math.floor(min(len(physical), _quota(system))))
 
 
 def _quota(system: Path) -> float:
     """Cores' worth of time that the control group grants; infinity where nothing is said."""
-    quota, _, period = _text(system / "fs/cgroup/cpu.max").partition(" ")
+    quota, _, period = text_of(system / "fs/cgroup/cpu.max").partition(" ")
     if not quota:  # version 1
-        quota, period = (_text(system / f"fs/cgroup/cpu/cpu.cfs_{part}_us") for part in ("quota", "period"))
+        quota, period = (text_of(system / f"fs/cgroup/cpu/cpu.cfs_{part}_us") for part in ("quota", "period"))
     try:
         return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else math.inf
     except ValueError:  # "max", or no such file
         return math.inf
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a file of /proc or /sys says; empty where it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, ValueError):
@@ -69,7 +70,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path, default: int) -> int:
-    text = _text(path)
+    text = text_of(path)
     return int(text) if text.isdecimal() else default
 
 
@@ -178,9 +179,9 @@ def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | 
     """Which device this is. Everything that cannot be read is as if it were not there. root: where /proc and /etc are."""
     machine, system = (machine or platform.machine()).lower(), system or sys.platform
     tree = root / "proc/device-tree"
-    compatible = [entry for entry in _text(tree / "compatible").split("\0") if entry]
+    compatible = [entry for entry in text_of(tree / "compatible").split("\0") if entry]
     info = _cpuinfo(root)
-    model = _text(tree / "model").rstrip("\0") or info.get("model", "")  # a Pi's cpuinfo says it too, in a container as well
+    model = text_of(tree / "model").rstrip("\0") or info.get("model", "")  # a Pi's cpuinfo says it too, in a container as well
     known = profiles()
 
     def chosen() -> tuple[Profile, str]:
@@ -190,7 +191,7 @@ def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | 
         for profile in known.values():
             if any(part in model for part in profile.detect.model):
                 return profile, "model name"
-        release = re.match(r"# R(\d+) ", _text(root / "etc/nv_tegra_release"))
+        release = re.match(r"# R(\d+) ", text_of(root / "etc/nv_tegra_release"))
         if release and int(release[1]) >= ORIN_RELEASE and not compatible:  # a container without a device tree
             for profile in known.values():
                 if profile.detect.tegra_release:
@@ -209,7 +210,7 @@ def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | 
 def _cpuinfo(root: Path) -> dict[str, str]:
     """Keys of /proc/cpuinfo in small letters, each as it comes first. `model` is a board's name, and on x86 a number."""
     found: dict[str, str] = {}
-    for line in _text(root / "proc/cpuinfo").splitlines():
+    for line in text_of(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
         key = key.strip()
         found.setdefault("model" if key == "Model" else "" if key == "model" else key.lower(), value.strip())
@@ -219,7 +220,7 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 def memory_bytes(root: Path = Path("/")) -> tuple[int, int] | None:
     """Bytes of memory of this machine, or of the control group, and those that are free; None where nobody says."""
     info = {}
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in text_of(root / "proc/meminfo").splitlines():
         key, _, value = line.partition(":")
         number = value.split()
         if number and number[0].isdecimal():

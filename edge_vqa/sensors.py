@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_vqa.device import text_of
+
 ROOT = Path("/")
 PI_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}  # bits of get_throttled
 TEMPERATURES = (-40.0, 150.0)  # degrees Celsius that a board can have
@@ -32,9 +34,9 @@ class Throttling:
 
 def temperature(root: Path = ROOT) -> float | None:
     """Degrees Celsius of the hottest part of the processor that is measured."""
-    zones = [(_text(zone / "type").lower(), _number(zone / "temp")) for zone in root.glob("sys/class/thermal/thermal_zone*")]
+    zones = [(text_of(zone / "type").lower(), _number(zone / "temp")) for zone in root.glob("sys/class/thermal/thermal_zone*")]
     for chip in root.glob("sys/class/hwmon/hwmon*"):
-        if _text(chip / "name") in ("coretemp", "k10temp", "zenpower"):
+        if text_of(chip / "name") in ("coretemp", "k10temp", "zenpower"):
             zones += [("cpu", _number(file)) for file in chip.glob("temp*_input")]
     sane = [(kind, value / 1000) for kind, value in zones if value is not None]
     sane = [(kind, value) for kind, value in sane if TEMPERATURES[0] < value < TEMPERATURES[1] and value != 0]
@@ -44,7 +46,7 @@ def temperature(root: Path = ROOT) -> float | None:
 
 def throttling(root: Path = ROOT) -> Throttling | None:
     """Whether the clock is held down; None where nothing tells."""
-    told = _vcgencmd("get_throttled", root) or _text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    told = _vcgencmd("get_throttled", root) or text_of(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
     match = re.search(r"(?:0x)?([0-9a-fA-F]+)$", told)
     if match:  # a Raspberry Pi
         bits = int(match[1], 16)
@@ -62,7 +64,7 @@ def power_mode(root: Path = ROOT) -> str | None:
         match = re.search(r"NV Power Mode: *(\S+)", _run(["nvpmodel", "-q"]))
         if match:
             return match[1]
-    return _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
+    return text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
 
 
 class Meter:
@@ -77,7 +79,9 @@ class Meter:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._counters: dict[Path, int] = {}
-        packages = [zone for zone in root.glob("sys/class/powercap/intel-rapl:*") if _text(zone / "name").startswith("package")]
+        packages = [
+            zone for zone in root.glob("sys/class/powercap/intel-rapl:*") if text_of(zone / "name").startswith("package")
+        ]
         self._packages = [zone for zone in packages if _number(zone / "energy_uj") is not None]  # readable for root only
         self.source: str | None = "RAPL" if self._packages else None
         if self.source is None and (found := _power(root)):
@@ -115,9 +119,9 @@ class Meter:
 def _power(root: Path) -> tuple[str, float] | None:
     """Source and watts of the whole board, now."""
     for chip in root.glob("sys/class/hwmon/hwmon*"):
-        if _text(chip / "name") != "ina3221":
+        if text_of(chip / "name") != "ina3221":
             continue
-        rails = {_text(label): label.name[2:-6] for label in chip.glob("in*_label")}
+        rails = {text_of(label): label.name[2:-6] for label in chip.glob("in*_label")}
         number = rails.get("VDD_IN") or rails.get("VDD_GPU_SOC")  # the Orin Nano's input; the largest rail of the AGX Orin
         volts, amperes = (_number(chip / f"{kind}{number}_input") for kind in ("in", "curr"))
         if volts and amperes and 0 < volts * amperes / 1e6 < MOST_WATTS:
@@ -139,15 +143,8 @@ def _run(command: list[str]) -> str:
         return ""
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (OSError, ValueError):
-        return ""
-
-
 def _number(path: Path) -> int | None:
     try:
-        return int(_text(path))
+        return int(text_of(path))
     except ValueError:
         return None

@@ -25,8 +25,8 @@ THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("camera", "errors", "sensors", "terminal"),
-    ("bundle", "device", "gguf_file", "metrics", "native", "trace"),
+    ("camera", "errors", "terminal"),
+    ("bundle", "device", "gguf_file", "metrics", "native", "sensors", "trace"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
     ("pull",),
