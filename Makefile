@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MINI := edge_vqa/bundles/mini
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix bundle measure study sheet readme clean
+.PHONY: help demo test test-arm64 lint fix bundle measure study sheet readme clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | expand -t 12
@@ -32,6 +32,9 @@ demo: $(VENV)/.installed ## install the package and ask about four pictures: one
 
 test: $(VENV)/.dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest
+
+test-arm64: $(VENV)/.dev ## install and ask in an emulated arm64 Debian (as root, on Debian x86-64; 10 minutes the first time)
+	$(BIN)/python -m tests.arm64
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .

@@ -121,6 +121,7 @@ class Board:
     throttle_events: int | None = None
     power_mode: str | None = None
     energy_source: str | None = None
+    busy_cores: float | None = None  # by other programs, before the start
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class Bench:
 
     def run(self, progress: Progress = lambda step, done, total: None) -> Report:
         """Measure everything; raises EdgeVqaError for a bundle that does not run."""
+        self._board = replace(self._board, busy_cores=sensors.busy())
         with tempfile.TemporaryDirectory() as name:
             pictures = _noise()
             times = min(self._repeat, COLD)

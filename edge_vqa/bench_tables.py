@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from edge_vqa import sensors
 from edge_vqa.bench import FIGURES, Figure, Report, Tuned
 from edge_vqa.tuning import Choice
 
@@ -34,6 +35,8 @@ def print_report(report: Report) -> None:
         said.append(f"[bold]clock held down: {held}[/bold]" if held else "clock not held down")
     if said:
         console.print("; ".join(said))
+    if board.busy_cores is not None and board.busy_cores >= sensors.BUSY:
+        console.print(f"[bold]other programs kept {board.busy_cores:.1f} cores busy: stop them, and measure again[/bold]")
     if report.partial:
         console.print("[bold]interrupted: not everything was measured[/bold]")
 
@@ -45,7 +48,7 @@ def described(report: Report) -> list[str]:
     threads = subject.threads
     tokens = "" if subject.image_tokens is None else f", {subject.image_tokens} image tokens"
     return [
-        f"{machine.device} ({machine.profile}), {machine.cores} cores{memory}; {machine.system};"
+        f"{machine.device} ({machine.profile}), {machine.cores} core{'s' * (machine.cores != 1)}{memory}; {machine.system};"
         f" llama-cpp-python {machine.llama_cpp_python}, onnxruntime {machine.onnxruntime}",
         f"{subject.name} {subject.version}, {subject.megabytes:g} MB, {subject.quantisation}; vision {subject.vision or '?'},"
         f" threads {threads.vision}/{threads.prefill}/{threads.decode}, detail {subject.detail}{tokens}",

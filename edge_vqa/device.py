@@ -8,12 +8,23 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edge_vqa.errors import EdgeVqaError
 
 SMALL_LM_BYTES = 32 * 2**20
 MOST_THREADS = 8  # memory bandwidth, not arithmetic, limits decoding beyond
+
+
+# implementer and part of /proc/cpuinfo, as in the Linux kernel's arch/arm64/include/asm/cputype.h
+ARM_PARTS = {
+    ("0x41", part): name
+    for part, name in (
+        *(("0xd03", "Cortex-A53"), ("0xd05", "Cortex-A55"), ("0xd07", "Cortex-A57"), ("0xd08", "Cortex-A72")),
+        *(("0xd09", "Cortex-A73"), ("0xd0a", "Cortex-A75"), ("0xd0b", "Cortex-A76"), ("0xd0c", "Neoverse-N1")),
+        *(("0xd0d", "Cortex-A77"), ("0xd41", "Cortex-A78"), ("0xd42", "Cortex-A78AE"), ("0xd4b", "Cortex-A78C")),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -34,27 +45,40 @@ class Threads:
         return threads
 
 
-def cores(system: Path = Path("/sys")) -> int:
+def cores(root: Path = Path("/")) -> int:
     """Physical CPU cores that this process may use: those of its affinity mask, hyper-threads counted once, of big.LITTLE the
-    big ones only, and no more than its control group's quota allows. At least 1. `system`: where sysfs is."""
+    big ones only, and no more than its control group's quota allows. At least 1. root: where /proc and /sys are."""
     try:
         allowed = sorted(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
-    cpus = system / "devices/system/cpu"
+    cpus = root / "sys/devices/system/cpu"
     capacity = {cpu: _number(cpus / f"cpu{cpu}/cpu_capacity", 0) for cpu in allowed}
     best = max(capacity.values())
     # a LITTLE core has about half of a big one's capacity; waiting for it slows every matrix product down
     big = [cpu for cpu in allowed if capacity[cpu] > 0.6 * best or not best]
     physical = {text_of(cpus / f"cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in big}
-    return max(1, math.floor(min(len(physical), _quota(system))))
+    return max(1, math.floor(min(len(physical), *(_quota(group) for group in _groups(root, "cpu")))))
 
 
-def _quota(system: Path) -> float:
-    """Cores' worth of time that the control group grants; infinity where nothing is said."""
-    quota, _, period = text_of(system / "fs/cgroup/cpu.max").partition(" ")
+def _groups(root: Path, controller: str) -> list[Path]:
+    """Folders of the control groups, of both versions, that bind this process: its own, then those around it. A container sees
+    its own as the outermost, a service of systemd does not."""
+    paths = {"": "", controller: controller}  # of version 2 and 1 -> below /sys/fs/cgroup
+    own = dict.fromkeys(paths, PurePosixPath())
+    for line in text_of(root / "proc/self/cgroup").splitlines():
+        _, names, path = f"{line}::".split(":", 3)[:3]
+        for name in own.keys() & set(names.split(",")):
+            own[name] = PurePosixPath(path.lstrip("/"))
+    base = root / "sys/fs/cgroup"
+    return [base / paths[name] / part for name, path in own.items() for part in (path, *path.parents) if ".." not in part.parts]
+
+
+def _quota(group: Path) -> float:
+    """Cores' worth of time that a control group grants; infinity where nothing is said."""
+    quota, _, period = text_of(group / "cpu.max").partition(" ")
     if not quota:  # version 1
-        quota, period = (text_of(system / f"fs/cgroup/cpu/cpu.cfs_{part}_us") for part in ("quota", "period"))
+        quota, period = (text_of(group / f"cpu.cfs_{part}_us") for part in ("quota", "period"))
     try:
         return int(quota) / int(period) if int(quota) > 0 and int(period) > 0 else math.inf
     except ValueError:  # "max", or no such file
@@ -202,7 +226,9 @@ def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | 
         return known[GENERIC], "nothing: a safe generic profile"
 
     profile, how = chosen()
-    cpu = info.get("model name") or info.get("cpu part", "") or platform.processor() or machine
+    part = info.get("cpu part", "")
+    arm = ARM_PARTS.get((info.get("cpu implementer", ""), part), part)
+    cpu = info.get("model name") or arm or platform.processor() or machine
     features = frozenset((info.get("flags") or info.get("features") or "").split())
     return Device(model or cpu, cpu, features, profile, how, profile.name != GENERIC)
 
@@ -215,6 +241,13 @@ def _cpuinfo(root: Path) -> dict[str, str]:
         key = key.strip()
         found.setdefault("model" if key == "Model" else "" if key == "model" else key.lower(), value.strip())
     return found
+
+
+def _cached(group: Path) -> int:
+    """Bytes of a control group's memory that are copies of files: the kernel drops them when programs need the room."""
+    stat = dict(line.split(" ", 1) for line in text_of(group / "memory.stat").splitlines() if " " in line)
+    sizes = (stat.get(f"total_{kind}_file") or stat.get(f"{kind}_file") or "0" for kind in ("active", "inactive"))
+    return sum(int(size) for size in sizes if size.isdecimal())
 
 
 def memory_bytes(root: Path = Path("/")) -> tuple[int, int] | None:
@@ -232,8 +265,9 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int] | None:
             total = 0
         return (total, total) if total else None
     total, free = info["MemTotal"], info.get("MemAvailable", info["MemTotal"])
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
-        most = _number(root / "sys/fs/cgroup" / limit, 0)
-        if 0 < most < total:
-            total, free = most, min(free, most - _number(root / "sys/fs/cgroup" / used, 0))
+    for group in _groups(root, "memory"):
+        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            most = _number(group / limit, 0)
+            if 0 < most < info["MemTotal"]:
+                total, free = min(total, most), min(free, most - _number(group / used, 0) + _cached(group))
     return total, max(0, free)

@@ -62,7 +62,7 @@ def examine(
     found = devices.detect(root)
     profile = devices.profile_of(device) if device else found.profile
     yield from _device(found, profile, chosen=device is not None)
-    yield from _cpu(found)
+    yield from _cpu(found, root)
     yield from _board(root)
     yield from _disk()
     try:
@@ -94,12 +94,11 @@ def _device(found: devices.Device, profile: devices.Profile, *, chosen: bool) ->
     yield Finding(OK, "recommended", f"{better.bundle}, {better.quantisation}, detail {better.detail}")
 
 
-def _cpu(found: devices.Device) -> Iterator[Finding]:
+def _cpu(found: devices.Device, root: Path) -> Iterator[Finding]:
     compiled = native.cpu_features()
     lacking = sorted({ours for theirs, ours in FEATURES.items() if theirs in found.features and ours not in compiled})
-    text = (
-        f"{found.cpu}, {devices.cores()} cores; llama.cpp uses {', '.join(sorted(compiled & set(FEATURES.values()))) or 'none'}"
-    )
+    used, cores = ", ".join(sorted(compiled & set(FEATURES.values()))) or "none", devices.cores()
+    text = f"{found.cpu}, {cores} core{'s' * (cores != 1)}; llama.cpp uses {used}"
     if lacking:
         yield Finding(
             WARNING,
@@ -108,6 +107,10 @@ def _cpu(found: devices.Device) -> Iterator[Finding]:
             REBUILD.format(native.version()),
         )
     yield Finding(OK, "cpu", text)
+    others = sensors.busy(root)
+    if others is not None and others >= sensors.BUSY:
+        text = f"other programs keep {others:.1f} cores busy: sharing a core slows a model by far more than the share"
+        yield Finding(NOTE, "cpu", text)
     if found.features and not found.features & set(EIGHT_BIT):
         yield Finding(NOTE, "cpu", "no 8-bit dot products: an int8 vision tower gains less here")
 

@@ -1,7 +1,7 @@
 """What the board measures about itself: temperature, throttling, power mode, energy. What is absent, or absurd, is None.
 
-Sources: Linux thermal zones, cpufreq and powercap (RAPL) in sysfs; the INA3221 of a Jetson through hwmon; `vcgencmd` of a
-Raspberry Pi (https://www.raspberrypi.com/documentation/computers/os.html#vcgencmd).
+Sources: thermal zones, cooling devices that slow a clock, cpufreq and powercap (RAPL) in Linux's sysfs; the INA3221 of a Jetson
+through hwmon; `vcgencmd` of a Raspberry Pi (https://www.raspberrypi.com/documentation/computers/os.html#vcgencmd).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PI_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft te
 TEMPERATURES = (-40.0, 150.0)  # degrees Celsius that a board can have
 MOST_WATTS = 2000.0
 SAMPLE_S = 0.2
+BUSY = 0.5  # cores, from which on other programs are worth a word
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,15 @@ def throttling(root: Path = ROOT) -> Throttling | None:
         bits = int(match[1], 16)
         now = tuple(text for bit, text in PI_NOW.items() if bits >> bit & 1)
         return Throttling(now, tuple(text for bit, text in PI_NOW.items() if bits >> 16 + bit & 1))
+    cooling = [
+        (text_of(cooler / "type"), _number(cooler / "cur_state")) for cooler in root.glob("sys/class/thermal/cooling_device*")
+    ]
+    slowed = [(kind, state) for kind, state in cooling if state is not None and re.search("cpufreq|devfreq|Processor", kind)]
     counters = [*root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")]  # over-current events of a Jetson
     counters += root.glob("sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count")
     counts = [count for count in map(_number, counters) if count is not None and count >= 0]
-    return Throttling(events=sum(counts)) if counts else None
+    now = tuple(f"heat ({kind})" for kind, state in slowed if state > 0)
+    return Throttling(now, events=sum(counts)) if slowed or counts else None
 
 
 def power_mode(root: Path = ROOT) -> str | None:
@@ -65,6 +71,23 @@ def power_mode(root: Path = ROOT) -> str | None:
         if match:
             return match[1]
     return text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None
+
+
+def busy(root: Path = ROOT, seconds: float = 0.25) -> float | None:
+    """Cores that run programs while this one sleeps. Threads of a model wait for each other, and for a shared core all of them."""
+
+    def ticks() -> tuple[int, int] | None:
+        first, *lines = text_of(root / "proc/stat").splitlines() or [""]
+        spent = [int(number) for number in first.split()[1:9] if number.isdecimal()]  # up to `steal`; guests are in `user`
+        cores = sum(line.startswith("cpu") for line in lines)
+        return (sum(spent) - sum(spent[3:5]), sum(spent) // cores) if len(spent) >= 5 and cores else None
+
+    before = ticks()
+    time.sleep(seconds if before else 0)
+    after = ticks()
+    if before is None or after is None or after[1] <= before[1]:
+        return None
+    return max(0.0, (after[0] - before[0]) / (after[1] - before[1]))
 
 
 class Meter:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +44,7 @@ def test_cpus_are_recognised_where_there_is_no_board() -> None:
 def test_a_pi_is_recognised_in_a_container_without_a_device_tree(tmp_path: Path) -> None:
     write(tmp_path, "proc/cpuinfo", (BOARDS / "raspberry_pi_4/proc/cpuinfo").read_text())
     found = device.detect(tmp_path, machine="aarch64", system="linux")
-    assert (found.profile.name, found.how) == ("raspberry_pi_4", "model name")
+    assert (found.profile.name, found.how, found.cpu) == ("raspberry_pi_4", "model name", "Cortex-A72")
     assert "asimddp" not in found.features
 
 
@@ -100,8 +104,26 @@ def test_the_profile_caps_threads_and_context(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_half_a_core_is_one(tmp_path: Path) -> None:
-    write(tmp_path, "fs/cgroup/cpu.max", "50000 100000")
+    write(tmp_path, "sys/fs/cgroup/cpu.max", "50000 100000")
     assert device.cores(tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "files"),
+    [
+        ("0::/system.slice/door.service", {"system.slice/door.service/cpu.max": "150000 100000"}),
+        ("0::/a.slice/door.service", {"a.slice/cpu.max": "100000 100000", "a.slice/door.service/cpu.max": "max 100000"}),
+        ("4:memory:/x\n3:cpu,cpuacct:/door", {"cpu/door/cpu.cfs_quota_us": "100000", "cpu/door/cpu.cfs_period_us": "100000"}),
+        ("0::/../door.service", {"cpu.max": "100000 100000"}),  # as a container sees it
+        ("nonsense", {"cpu.max": "100000 100000"}),
+    ],
+)
+def test_the_quota_is_that_of_the_process_and_of_what_is_around_it(groups: str, files: dict[str, str], tmp_path: Path) -> None:
+    write(tmp_path, "proc/self/cgroup", groups)
+    for file, text in files.items():
+        write(tmp_path, f"sys/fs/cgroup/{file}", text)
+    assert device.cores(tmp_path) == 1
+    assert device.cores(tmp_path / "elsewhere") == len(os.sched_getaffinity(0))
 
 
 def test_memory_is_that_of_the_control_group(tmp_path: Path) -> None:
@@ -110,6 +132,13 @@ def test_memory_is_that_of_the_control_group(tmp_path: Path) -> None:
     write(tmp_path, "sys/fs/cgroup/memory.max", 1_000_000_000)
     write(tmp_path, "sys/fs/cgroup/memory.current", 300_000_000)
     assert device.memory_bytes(tmp_path) == (1_000_000_000, 700_000_000)
+    write(tmp_path, "proc/self/cgroup", "0::/system.slice/door.service")
+    write(tmp_path, "sys/fs/cgroup/system.slice/door.service/memory.max", 500_000_000)
+    write(tmp_path, "sys/fs/cgroup/system.slice/door.service/memory.current", 450_000_000)
+    assert device.memory_bytes(tmp_path) == (500_000_000, 50_000_000)
+    write(tmp_path, "sys/fs/cgroup/system.slice/door.service/memory.stat", "active_file 20000000\ninactive_file 330000000")
+    assert device.memory_bytes(tmp_path) == (500_000_000, 400_000_000), "cached files make room"
+    write(tmp_path, "proc/self/cgroup", "0::/")
     write(tmp_path, "sys/fs/cgroup/memory.max", "max")
     assert device.memory_bytes(tmp_path) == (8_192_000_000, 6_144_000_000)
 
@@ -155,6 +184,32 @@ def test_counted_throttling(tmp_path: Path) -> None:
     write(tmp_path, "sys/class/hwmon/hwmon1/oc1_event_cnt", 3)
     write(tmp_path, "sys/class/hwmon/hwmon1/oc2_event_cnt", 4)
     assert sensors.throttling(tmp_path) == sensors.Throttling(events=7)
+
+
+def test_a_clock_that_the_kernel_lowers_for_heat(tmp_path: Path) -> None:
+    for number, kind in enumerate(("cpufreq-cpu0", "pwm-fan", "17000000.gpu-devfreq")):
+        write(tmp_path, f"sys/class/thermal/cooling_device{number}/type", kind)
+        write(tmp_path, f"sys/class/thermal/cooling_device{number}/cur_state", 0)
+    write(tmp_path, "sys/class/thermal/cooling_device1/cur_state", 3)  # a fan that turns
+    assert sensors.throttling(tmp_path) == sensors.Throttling()
+    write(tmp_path, "sys/class/thermal/cooling_device0/cur_state", 2)
+    assert sensors.throttling(tmp_path) == sensors.Throttling(("heat (cpufreq-cpu0)",))
+    write(tmp_path, "sys/class/thermal/cooling_device0/cur_state", "much")
+    assert sensors.throttling(tmp_path) == sensors.Throttling()
+
+
+def test_other_programs_are_seen(tmp_path: Path) -> None:
+    assert sensors.busy(tmp_path) is None
+    write(tmp_path, "proc/stat", "cpu  10 0 10 900 0 0 0 0 0 0\ncpu0 5 0 5 450 0 0 0 0 0 0\ncpu1 5 0 5 450 0 0 0 0 0 0")
+    assert sensors.busy(tmp_path, 0) is None, "a clock that stands still"
+    write(tmp_path, "proc/stat", "what?")
+    assert sensors.busy(tmp_path, 0) is None
+    idle = sensors.busy()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.2)
+        loaded = sensors.busy()
+        other.kill()
+    assert idle is not None and loaded is not None and loaded > sensors.BUSY
 
 
 def test_energy_by_a_counter_that_wraps(tmp_path: Path) -> None:

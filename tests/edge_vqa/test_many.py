@@ -161,15 +161,15 @@ def test_the_plan_of_memory_is_near_what_is_used(mini: Bundle, run: Run) -> None
 
 
 def system(root: Path, cpus: dict[int, tuple[str, int]], quota: str = "") -> Path:
-    """A sysfs: cpu -> (thread siblings, capacity)."""
+    """A sysfs, below root: cpu -> (thread siblings, capacity)."""
     for cpu, (siblings, capacity) in cpus.items():
-        folder = root / f"devices/system/cpu/cpu{cpu}"
+        folder = root / f"sys/devices/system/cpu/cpu{cpu}"
         (folder / "topology").mkdir(parents=True)
         (folder / "topology/thread_siblings_list").write_text(siblings + "\n")
         (folder / "cpu_capacity").write_text(f"{capacity}\n")
     if quota:
-        (root / "fs/cgroup").mkdir(parents=True)
-        (root / "fs/cgroup/cpu.max").write_text(quota + "\n")
+        (root / "sys/fs/cgroup").mkdir(parents=True)
+        (root / "sys/fs/cgroup/cpu.max").write_text(quota + "\n")
     return root
 
 
