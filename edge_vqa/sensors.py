@@ -74,7 +74,7 @@ def power_mode(root: Path = ROOT) -> str | None:
 
 
 def busy(root: Path = ROOT, seconds: float = 0.25) -> float | None:
-    """Cores that run programs while this one sleeps. Threads of a model wait for each other, and for a shared core all of them."""
+    """Cores that run programs while this one sleeps. The threads of a model all wait for one whose core is shared."""
 
     def ticks() -> tuple[int, int] | None:
         first, *lines = text_of(root / "proc/stat").splitlines() or [""]
