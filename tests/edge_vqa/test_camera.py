@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge_vqa import EdgeVqaError, camera
-from tests.conftest import EXAMPLES, Run, one_line
+from tests.conftest import EXAMPLES, ROOT, Run, one_line
 
 PRICE = EXAMPLES / "price.png"
 
@@ -86,3 +89,21 @@ def test_wrong_usage_is_told(run: Run) -> None:
     assert run("edge-vqa", "ask", PRICE).returncode == 2
     assert run("edge-vqa", "ask", "--camera", PRICE, "what is this?").returncode == 2
     assert "does not exist" in one_line(run("edge-vqa", "ask", "nothing.png", "what is this?"))
+
+
+def test_the_cron_line_and_the_service_of_the_docs(tools: Path, tmp_path: Path) -> None:
+    tool(tools, "rpicam-still", "cat")
+    docs = (ROOT / "docs/headless.md").read_text()
+    (cron,) = re.findall(r"^\*/5 \* \* \* \* (.*)$", docs, re.MULTILINE)
+    programs = Path(sys.executable).parent
+    activate = tmp_path / "edge-vqa-env/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f"PATH={programs}:$PATH\n")
+    environment = {"PATH": str(tools), "HOME": str(tmp_path), "EDGE_VQA_HOME": str(tmp_path / "home")}
+    for _ in range(2):
+        subprocess.run(["/bin/sh", "-c", cron], env=environment, check=False)
+    lines = [json.loads(line) for line in (tmp_path / "door.jsonl").read_text().splitlines()]
+    assert [line["abstained"] for line in lines] == [True, True], (tmp_path / "door.log").read_text()
+    (service,) = re.findall(r"^ExecStart=/opt/edge-vqa/bin/(.*)$", docs, re.MULTILINE)
+    done = subprocess.run([programs / "edge-vqa", *shlex.split(service)[1:]], env=environment, capture_output=True, check=False)
+    assert f"SuccessExitStatus={done.returncode}" in docs and json.loads(done.stdout)["abstained"]
