@@ -157,9 +157,12 @@ class Engine:
         self.lm.clear()
         prefixes = self._prefill(pictures)
         tokens = [self._tokens(pieces) for _, pieces in asked]
-        budget = max_tokens * len(asked)
-        shared = sum(prefix.cells for prefix in prefixes)
-        self._room(shared + sum(map(len, tokens)) + budget, "a round of questions")
+        needed = sum(prefix.cells for prefix in prefixes) + sum(map(len, tokens))
+        if len(asked) > 1:
+            self._room(needed + max_tokens * len(asked), "a round of questions")
+        else:  # its answer gets what room there is, as in `answer`
+            self._room(needed, "the question")
+            max_tokens = min(max_tokens, self.lm.n_ctx - needed)
         # the first question on a picture goes on in its sequence, others begin with the same cells in one of their own
         free = iter(range(len(pictures), len(asked)))
         taken: set[int] = set()
@@ -193,9 +196,9 @@ class Engine:
         self._prefix = None
         return self.lm.speed(prompt, answer)
 
-    def cells(self, pieces: Sequence[Text], max_tokens: int) -> int:
-        """Cells of the KV cache that a question takes beside its picture's."""
-        return len(self._tokens(pieces)) + max_tokens
+    def cells(self, pieces: Sequence[Text]) -> int:
+        """Cells of the KV cache that a question takes beside its picture's and its answer's."""
+        return len(self._tokens(pieces))
 
     def score(self, pieces: Sequence[Text], answer: Sequence[int]) -> npt.NDArray[np.float32]:
         """Log-probabilities [len(answer), n_vocab] before each token of a given answer to a question on the open picture."""

@@ -119,7 +119,8 @@ def _stamp(image: ImageSource) -> object:
 
 
 def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_Item]]:
-    """Items that fit into one context together, in order. One that fits into none alone carries its error."""
+    """Items that fit into one context together, in order. Where the longest answer would not, one is alone; one that is too
+    long itself carries its error."""
     group: list[_Item] = []
     taken = 0
     for item in items:
@@ -139,7 +140,7 @@ def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_It
 
 
 def _sized(item: _Item, look: Look, plan: Plan) -> tuple[int, int]:
-    """Cells of the picture and of the question; what cannot be asked is marked, and takes none."""
+    """Cells of the picture, and of question and answer; what cannot be asked is marked, and takes none."""
     if isinstance(item.answer, EdgeVqaError):
         return 0, 0
     began = time.perf_counter()
@@ -148,13 +149,13 @@ def _sized(item: _Item, look: Look, plan: Plan) -> tuple[int, int]:
         if item.parts is None:
             item.parts = look.model.encode(item.key, item.picture, look.detail)
             item.image_s += time.perf_counter() - began
-        picture, question = look.model.cells(item.parts, item.question, plan)
+        picture, question, longest = look.model.cells(item.parts, item.question, plan)
         if picture + question >= look.model.n_ctx:
             raise EdgeVqaError(
                 f"picture and question need {picture + question} tokens, the context holds {look.model.n_ctx}",
                 "ask a shorter question, or use --detail low",
             )
-        return picture, question
+        return picture, question + longest
     except EdgeVqaError as error:
         item.answer = error
         return 0, 0

@@ -463,11 +463,11 @@ class Model:
         )
         return list(zip(traces, early or [self.confidence.score(trace) for trace in traces], strict=True))
 
-    def cells(self, parts: Sequence[Part], question: str, plan: Plan) -> tuple[int, int]:
-        """Cells of the KV cache that a picture takes, and a question with its answer."""
+    def cells(self, parts: Sequence[Part], question: str, plan: Plan) -> tuple[int, int, int]:
+        """Cells of the KV cache that a picture takes, a question, and the longest answer to it."""
         prompt = self.bundle.manifest.prompt
-        pieces = question_pieces(question, prompt)
-        return sum(map(cells_of, parts)), self._engine.cells(pieces, plan.max_tokens or prompt.max_tokens)
+        asked = self._engine.cells(question_pieces(question, prompt))
+        return sum(map(cells_of, parts)), asked, plan.max_tokens or prompt.max_tokens
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:
         """See `Engine.speed`."""

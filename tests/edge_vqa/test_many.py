@@ -47,6 +47,16 @@ def test_what_cannot_be_asked_is_told_in_its_place(model: Model, tmp_path: Path)
         assert isinstance(many.ask(PRICE, "how much is it?"), Answer), "one question after many"
 
 
+def test_a_question_that_leaves_less_room_for_the_answer_is_asked_all_the_same() -> None:
+    asked = [(PRICE, "how much is it?"), (PRICE, "how much is it? " + "please " * 100), (PRICE, "how much is it?")]
+    with load(sequences=4, context=512) as many:
+        space = many.n_ctx - many.ask(*asked[1]).trace.prompt_tokens
+        many_tokens = {"max_tokens": space + 100, "gate": False}
+        alone = [many.ask(*question, **many_tokens) for question in asked]
+        together = list(many.ask_many(asked, **many_tokens))
+        assert [isinstance(got, Answer) and got.candidate for got in together] == [answer.candidate for answer in alone]
+
+
 def test_no_more_questions_are_taken_than_a_round_ahead() -> None:
     taken = []
 
