@@ -1,7 +1,7 @@
 """The package on arm64, under emulation: installed into an arm64 Debian, where the embedded model answers as it does here.
 
-    make test-arm64                                                     (as root, on Debian x86-64; 10 minutes the first time)
-    python -m tests.arm64 build/mini/questions/mix_test.jsonl           (with a test set besides: 20 minutes more)
+    make test-arm64                                                           # as root, on Debian x86-64; 10 minutes at first
+    python -m tests.arm64 --questions build/mini/questions/mix_test.jsonl     # 1,000 test questions besides: 20 minutes more
 
 qemu runs the arm64 programs (`qemu-user-static`), debootstrap makes the root, llama-cpp-python is cross-compiled: compiling it
 under emulation takes hours. Everything lands in build/arm64, and is used again; transcript.txt holds what was said. Seconds
@@ -10,6 +10,7 @@ there are emulated ones, and say nothing about a board.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -166,6 +167,10 @@ def compare(guest: Guest, *command: str, result: str, own: int = 0) -> tuple[int
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="The package on arm64, under emulation.")
+    parser.add_argument("--questions", type=Path, help="questions with answers, JSON lines, to be asked too")
+    parser.add_argument("--first", type=int, default=1000, help="how many of them (a new picture takes a second)")
+    chosen = parser.parse_args()
     assert platform.machine() == "x86_64" and os.geteuid() == 0, "needs root on x86-64 Debian"
     (WORK / "here").mkdir(parents=True, exist_ok=True)
     prepare()
@@ -189,11 +194,13 @@ def main() -> None:
         assert same >= SAME * asked and apart <= APART
         asked, same, apart = compare(guest, *batch, "--no-gate", "--model", "unquantised", result="answers.jsonl", own=own)
         assert same == asked and apart <= APART_UNQUANTISED
-        if len(sys.argv) > 1:  # questions with references, such as build/mini/questions/mix_test.jsonl
-            questions = Path(sys.argv[1])
-            shutil.copytree(questions.with_suffix(""), home / questions.stem, dirs_exist_ok=True)
-            shutil.copy(questions, home)
-            compare(guest, "eval", questions.name, result="report/answers.jsonl")
+        if chosen.questions:
+            labelled = chosen.questions.read_text().splitlines(keepends=True)[: chosen.first]
+            for line in map(json.loads, labelled):
+                (home / line["image"]).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(chosen.questions.parent / line["image"], home / line["image"])
+            (home / "labelled.jsonl").write_text("".join(labelled))
+            compare(guest, "eval", "labelled.jsonl", result="report/answers.jsonl")
         selector = "import onnxruntime; print(onnxruntime.__version__, onnxruntime.InferenceSession({!r}).get_providers())"
         (graph,) = (SYSTEM / "opt/edge-vqa").glob("lib/*/site-packages/edge_vqa/bundles/mini/selector.onnx")
         guest("python3", "-c", selector.format(f"/{graph.relative_to(SYSTEM)}"), cpu=OLDER_CPU)
