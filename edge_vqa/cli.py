@@ -10,7 +10,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edge_vqa import __version__, terminal
+from edge_vqa import __version__, cli_device, cli_models, terminal
+from edge_vqa.cli_options import (
+    CacheOption,
+    CandidateOption,
+    ConfidenceOption,
+    ContextOption,
+    DebugOption,
+    DetailOption,
+    DeviceOption,
+    KvOption,
+    MemoryOption,
+    ModelOption,
+    NoGateOption,
+    RiskOption,
+    SkipOption,
+    ThenOption,
+    ThreadsOption,
+    ThresholdOption,
+    TogetherOption,
+    TokensOption,
+    VisionOption,
+    WatchOption,
+    check,
+)
 from edge_vqa.errors import EdgeVqaError, run
 
 if TYPE_CHECKING:
@@ -31,76 +54,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models_app = typer.Typer(help="List, show, verify and download bundles.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
-
-ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Bundle to ask (default: the embedded one).")
-]
-RiskOption = Annotated[
-    float | None,
-    typer.Option("--risk", metavar="R", help="Share of wrong answers to accept, from the bundle's operating points."),
-]
-ThresholdOption = Annotated[
-    float | None,
-    typer.Option("--threshold", metavar="T", help="Answer when the confidence is at least T (uncalibrated)."),
-]
-NoGateOption = Annotated[bool, typer.Option("--no-gate", help="Always answer, however unsure.")]
-CandidateOption = Annotated[bool, typer.Option("--show-candidate", help="When abstaining, show what would have been said.")]
-DetailOption = Annotated[
-    str | None,
-    typer.Option(
-        "--detail",
-        metavar="low|high|auto",
-        help="One tile, slices too, or slices only where one tile abstains (default: the bundle's).",
-    ),
-]
-ThenOption = Annotated[
-    str | None,
-    typer.Option("--then", metavar="NAME|FOLDER", help="Larger bundle, loaded and asked where the first one abstains."),
-]
-VisionOption = Annotated[
-    str | None,
-    typer.Option("--vision", metavar="mtmd|onnx", help="What runs the vision tower (default: the faster one that there is)."),
-]
-CacheOption = Annotated[
-    Path | None, typer.Option("--cache-dir", metavar="FOLDER", help="Keep encoded pictures there for the next time.")
-]
-MemoryOption = Annotated[
-    int | None,
-    typer.Option("--memory-limit", metavar="MB", min=1, help="Refuse, before loading it, a bundle that needs more."),
-]
-ContextOption = Annotated[
-    int | None,
-    typer.Option("--context", metavar="N", help="Tokens of the KV cache (default: room for the largest picture)."),
-]
-KvOption = Annotated[
-    str | None, typer.Option("--kv-type", metavar="TYPE", help="KV cache: f16 (the default), or q8_0 for half of it.")
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="Device profile (default: that of this machine; see doctor).")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: as tuned, else by model size).")
-]
-TokensOption = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Longest answer (default: the bundle's).")]
-ConfidenceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--confidence",
-        metavar="METHOD",
-        help="maxprob, mean-logprob, entropy, margin, temperature, selector or selector-early (default: the bundle's best).",
-    ),
-]
-WatchOption = Annotated[bool, typer.Option("--watch", help="Count confidences, nothing else, for edge-vqa doctor.")]
-TogetherOption = Annotated[
-    int | None,
-    typer.Option(
-        "--together", metavar="N", min=1, max=64, help="Questions that are decoded together (default: as tuned, else 8)."
-    ),
-]
-SkipOption = Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 
 
 def _version(value: bool) -> None:
@@ -178,7 +131,7 @@ def ask(
     if camera and question is not None:
         raise typer.BadParameter("--camera takes the picture: give the question only")
     final = confidence == EARLY and not json_  # tokens that come are trusted already
-    _check(risk, threshold, no_gate, detail)
+    check(risk, threshold, no_gate, detail)
 
     from edge_vqa import native
     from edge_vqa.picture import open_picture
@@ -204,7 +157,7 @@ def ask(
         cache_dir=cache_dir,
         then=then,
     ) as loaded:
-        _busy("looking at the picture ...")
+        terminal.busy("looking at the picture ...")
         events = loaded.stream(
             picture, asked, risk=risk, threshold=threshold, gate=not no_gate, detail=detail, max_tokens=max_tokens
         )
@@ -252,7 +205,7 @@ def chat(
         raise typer.BadParameter("--stream and --json exclude each other")
     if confidence == EARLY and show_candidate:
         raise typer.BadParameter("selector-early abstains before there is a candidate to show")
-    _check(risk, threshold, no_gate, detail)
+    check(risk, threshold, no_gate, detail)
 
     from edge_vqa.picture import open_picture
 
@@ -272,9 +225,9 @@ def chat(
     ) as loaded:
         how: dict[str, Any] = {"risk": risk, "threshold": threshold, "gate": not no_gate, "max_tokens": max_tokens}
         loaded.plan(detail=detail, **how)  # what is wrong with it is said once, not on every line
-        _busy("looking at the picture ...")
+        terminal.busy("looking at the picture ...")
         opened = loaded.open(picture, detail=detail)
-        _busy("")
+        terminal.busy("")
         for asked in _lines():
             try:
                 events = opened.stream(asked, **how)
@@ -325,7 +278,7 @@ def batch(
 ) -> None:
     """Ask all questions of a file; goes on where it was interrupted."""
     del debug  # read by errors.run
-    _check(risk, threshold, no_gate, detail)
+    check(risk, threshold, no_gate, detail)
 
     from edge_vqa import batch as batches
 
@@ -419,122 +372,6 @@ def eval_(
     print(f"{files[-1]}", file=sys.stderr)
 
 
-@app.command(
-    epilog="""
-[bold]Examples[/bold]\n
-  edge-vqa doctor\n
-  edge-vqa doctor --model SmolVLM-500M-Instruct\n
-  EDGE_VQA_WATCH=1 edge-vqa ask photo.jpg "what is this?"; edge-vqa doctor   [dim]# compares with calibration[/dim]\n\n
-Exit status: 0 all is well, 1 something wants attention.
-"""
-)
-def doctor(
-    model: ModelOption = None,
-    confidence: ConfidenceOption = None,
-    device: DeviceOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Look whether a bundle can do its work here: board, CPU, memory, disk, files, a self-test, drift of confidence."""
-    del debug  # read by errors.run
-
-    from dataclasses import asdict
-
-    from edge_vqa import doctor as doctors
-
-    _busy("looking ...")
-    findings = []
-    for finding in doctors.examine(model, confidence=confidence, device=device):
-        findings.append(finding)
-        if not json_:
-            _busy("")
-            todo = f"; {finding.todo}" if finding.todo else ""
-            print(f"{finding.level:8} {finding.about:12} {finding.text}{todo}", flush=True)
-            _busy("looking ...")
-    _busy("")
-    if json_:
-        _print_json([asdict(finding) for finding in findings])
-    if any(finding.level in (doctors.WARNING, doctors.PROBLEM) for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command(
-    epilog="""
-[bold]Examples[/bold]\n
-  edge-vqa bench\n
-  edge-vqa bench --model SmolVLM-500M-Instruct -o pi5.json\n
-  edge-vqa bench --compare laptop.json pi5.json\n
-  edge-vqa bench --tune   [dim]# find the fastest settings for this device, and keep them[/dim]\n\n
-Interrupted? What was measured so far is kept, and marked.
-"""
-)
-def bench(
-    model: ModelOption = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE.json", help="Where the result goes (default: a file of its own)."),
-    ] = None,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option("--compare", metavar="A.json B.json", help="Show two results side by side.")
-    ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Try threads, vision backends, questions together; keep the fastest.")
-    ] = False,
-    repeat: Annotated[int, typer.Option("--repeat", metavar="N", min=1, help="Repetitions.")] = 10,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
-    detail: Annotated[str | None, typer.Option("--detail", metavar="low|high", help="Detail (default: the bundle's).")] = None,
-    vision: VisionOption = None,
-    threads: ThreadsOption = None,
-    context: ContextOption = None,
-    kv_type: KvOption = None,
-    device: DeviceOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Measure how fast a bundle is on this device, and what it takes."""
-    del debug  # read by errors.run
-    if compare and tune:
-        raise typer.BadParameter("--compare and --tune exclude each other")
-    _check(None, None, False, detail)
-
-    from edge_vqa import bench as benches
-    from edge_vqa import bench_tables as tables
-    from edge_vqa import bundle as bundles
-    from edge_vqa.model import Options
-
-    if compare:
-        short = compare[0].stem != compare[1].stem
-        tables.print_comparison([(path.stem if short else str(path), benches.read(path)) for path in compare])
-        return
-    if output is not None and not output.resolve().parent.is_dir():
-        raise EdgeVqaError(f"{output.parent} is no folder", "choose another place for the result")
-    bundle = bundles.read(model)
-    bundles.verify(bundle)
-    options = Options(device=device, vision=vision, threads=threads, context=context, kv_type=kv_type)
-    with terminal.progress() as bars:
-        if tune:
-            tuned = benches.tune(bundle, options, terminal.steps(bars))
-        else:
-            work = benches.Bench(bundle, options, detail=detail, repeat=repeat)
-            try:
-                work.run(terminal.steps(bars))
-            finally:
-                result = work.report()
-                if result.figures:
-                    print(f"kept in {benches.save(result, output)}", file=sys.stderr)
-    if tune:
-        if json_:
-            from dataclasses import asdict
-
-            _print_json(asdict(tuned))
-        else:
-            tables.print_tuned(tuned)
-        return
-    if json_:
-        print(benches.as_json(result), end="")
-    else:
-        tables.print_report(result)
-
-
 def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
     """Questions to ask, and those left out because their picture is missing."""
     from edge_vqa import questions as files
@@ -547,7 +384,7 @@ def _picture(image: str, camera: bool, camera_device: str | None) -> Path | byte
     if camera:
         from edge_vqa import camera as cameras
 
-        _busy("taking a picture ...")
+        terminal.busy("taking a picture ...")
         return cameras.take(camera_device)
     if image != "-":
         return Path(image)
@@ -556,13 +393,6 @@ def _picture(image: str, camera: bool, camera_device: str | None) -> Path | byte
     from edge_vqa.picture import MAX_BYTES
 
     return sys.stdin.buffer.read(MAX_BYTES + 1)
-
-
-def _check(risk: float | None, threshold: float | None, no_gate: bool, detail: str | None) -> None:
-    if (risk is not None) + (threshold is not None) + no_gate > 1:
-        raise typer.BadParameter("--risk, --threshold and --no-gate exclude each other")
-    if detail not in (None, "low", "high", "auto"):
-        raise typer.BadParameter("use low, high or auto", param_hint="--detail")
 
 
 def _lines() -> Iterator[str]:
@@ -588,10 +418,10 @@ def _loaded(model: str | None, *, memory_limit: int | None = None, watch: bool =
     """The model, with what the user should know of it on stderr. memory_limit: in MB."""
     from edge_vqa.model import load
 
-    _busy(f"loading {model or 'the embedded model'} ...")
+    terminal.busy(f"loading {model or 'the embedded model'} ...")
     limit = memory_limit and memory_limit * 10**6
     with load(model, memory_limit=limit, watch=watch or None, **options) as loaded:
-        _busy("")
+        terminal.busy("")
         for warning in loaded.warnings:
             print(f"edge-vqa: {warning}", file=sys.stderr)
         yield loaded
@@ -606,14 +436,14 @@ def _tell(events: Iterator[Event], *, stream: bool, final: bool, json_: bool, sh
     for event in events:
         first, waiting = waiting, False
         if first:
-            _busy("provisional: " if stream else "")
+            terminal.busy("provisional: " if stream else "")
         if not isinstance(event, Token):
             answer = event.answer
         elif stream or final:
             print(event.text.lstrip() if first else event.text, end="", flush=True)
     assert answer is not None
     if json_:
-        _print_json(as_json(answer, show_candidate=show_candidate))
+        terminal.print_json(as_json(answer, show_candidate=show_candidate))
         return answer
     if stream or (final and answer.text is not None):
         print()
@@ -622,13 +452,6 @@ def _tell(events: Iterator[Event], *, stream: bool, final: bool, json_: bool, sh
     sys.stdout.flush()
     print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
     return answer
-
-
-def _busy(doing: str) -> None:
-    """What is going on, on a terminal only; an empty text wipes it away."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{doing}")
-        sys.stderr.flush()
 
 
 def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
@@ -683,134 +506,8 @@ def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
     }
 
 
-def _print_json(value: Any) -> None:
-    import json
-
-    print(json.dumps(value, ensure_ascii=False))
-
-
-@models_app.command("list", epilog="Example: edge-vqa models list")
-def models_list(
-    json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False, debug: DebugOption = False
-) -> None:
-    """List the bundles that --model knows by name."""
-    del debug
-    from edge_vqa import bundle as bundles
-
-    rows = []
-    for name in bundles.known():
-        try:
-            found = bundles.read(name)
-            quantisation = found.manifest.quantisation
-            rows.append(
-                {
-                    "name": name,
-                    "megabytes": round(found.bytes / 1e6, 1),
-                    "quantisation": f"{quantisation.method}:{quantisation.type}",
-                    "description": found.manifest.description,
-                }
-            )
-        except EdgeVqaError as error:
-            rows.append({"name": name, "megabytes": None, "quantisation": None, "description": f"damaged: {error.what}"})
-    if json_:
-        _print_json(rows)
-        return
-    for row in rows:
-        size = "?" if row["megabytes"] is None else f"{row['megabytes']} MB"
-        print(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['description']}")
-
-
-@models_app.command("show", epilog="Example: edge-vqa models show mini")
-def models_show(
-    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print bundle.json as it is.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Show what is in a bundle: source, quantisation, operating points, measured figures."""
-    del debug
-    from edge_vqa import bundle as bundles
-
-    found = bundles.read(name)
-    manifest = found.manifest
-    if json_:
-        print(bundles.render(manifest), end="")
-        return
-    q = manifest.quantisation
-    print(f"{manifest.name} {manifest.version}: {manifest.description}")
-    print(f"architecture   {manifest.architecture}, from {manifest.source.checkpoint} {manifest.source.revision}".rstrip())
-    print(f"licence        {manifest.licence}")
-    print(f"quantisation   {q.method}:{q.type}, {q.bits_per_weight:.2f} bits a weight; vision tower {q.vision_type}")
-    for role, file in manifest.files.items():
-        print(f"{role:<14} {file.path}, {file.bytes / 1e6:.2f} MB")
-    for point in manifest.operating_points:
-        limit = "no threshold keeps it" if point.threshold is None else f"threshold {point.threshold:.3f}"
-        print(
-            f"risk {point.risk:<9.0%} {limit}, coverage {point.coverage:.0%} of {point.n} questions"
-            f" ({point.confidence}, {point.method}, delta {point.delta:g}){' [default]' if point.default else ''}"
-        )
-    for figure in manifest.measured:
-        interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
-        print(f"measured       {figure.metric} {figure.value:.4f}{interval} on {figure.data}, n = {figure.n}, {figure.date}")
-
-
-@models_app.command("verify", epilog="Example: edge-vqa models verify mini")
-def models_verify(
-    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
-    debug: DebugOption = False,
-) -> None:
-    """Compare every file of a bundle with its checksum."""
-    del debug
-    from edge_vqa import bundle as bundles
-
-    found = bundles.read(name)
-    bundles.verify(found, thorough=True)
-    print(f"{found.name}: {len(found.files)} files intact")
-
-
-@models_app.command(
-    "pull",
-    epilog="""
-[bold]Examples[/bold]\n
-  edge-vqa models pull ggml-org/SmolVLM-500M-Instruct-GGUF\n
-  edge-vqa models pull ggml-org/Qwen2.5-VL-3B-Instruct-GGUF --file "*q4_k_m*"\n
-  edge-vqa models pull OWNER/REPO@REVISION --name mine\n\n
-The bundle lands in $EDGE_VQA_HOME (default ~/.cache/edge-vqa); --model takes its name.
-""",
-)
-def models_pull(
-    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO[@REVISION]", help="Repository on the Hugging Face hub.")],
-    file: Annotated[
-        list[str] | None,
-        typer.Option("--file", metavar="PATTERN", help="Which files, where there are several; may be repeated."),
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the bundle (default: the repository's).")] = None,
-    instruction: Annotated[str, typer.Option(help="Text put behind every question.")] = "",
-    max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N", help="Longest answer.")] = 32,
-    detail: Annotated[str, typer.Option(metavar="low|high", help="Default detail of pictures.")] = "low",
-    chat_template: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Jinja chat template to use instead of the model's.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-    debug: DebugOption = False,
-) -> None:
-    """Download a gguf pair or a bundle from the Hugging Face hub."""
-    del debug
-    from edge_vqa import template
-    from edge_vqa.pull import pull
-
-    folder, manifest = pull(
-        repository,
-        file or [],
-        as_name=name,
-        force=force,
-        instruction=instruction,
-        max_tokens=max_tokens,
-        detail=detail,
-        template=template.read(chat_template),
-    )
-    size = sum(stored.bytes for stored in manifest.files.values()) / 1e6
-    print(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")
-    print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {folder.name}')
+app.add_typer(cli_device.app)
+app.add_typer(cli_models.app, name="models")
 
 
 def main() -> None:

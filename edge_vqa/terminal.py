@@ -1,9 +1,11 @@
-"""Progress on the terminal, for both commands that ask many questions."""
+"""What commands show on the terminal while they work, and JSON when they are done."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,3 +31,15 @@ def steps(bars: Progress) -> Callable[[str, int, int], None]:
         bars.update(tasks[step], completed=done, total=total)
 
     return update
+
+
+def busy(doing: str) -> None:
+    """What is going on, on a terminal only; an empty text wipes it away."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{doing}")
+        sys.stderr.flush()
+
+
+def print_json(value: Any) -> None:
+    """For programs: one line."""
+    print(json.dumps(value, ensure_ascii=False))

@@ -25,7 +25,7 @@ THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("camera", "errors", "terminal"),
+    ("camera", "cli_options", "errors", "terminal"),
     ("bundle", "device", "gguf_file", "metrics", "native", "sensors", "trace"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
@@ -36,6 +36,7 @@ ORDER = (
     ("many", "model"),
     ("batch", "bench", "doctor", "evaluation"),
     ("bench_tables", "report"),
+    ("cli_device", "cli_models"),
     ("cli",),
 )
 
