@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -422,9 +422,15 @@ def _loaded(model: str | None, *, memory_limit: int | None = None, watch: bool =
     limit = memory_limit and memory_limit * 10**6
     with load(model, memory_limit=limit, watch=watch or None, **options) as loaded:
         terminal.busy("")
-        for warning in loaded.warnings:
-            print(f"edge-vqa: {warning}", file=sys.stderr)
+        told = _warn(loaded.warnings)
         yield loaded
+        _warn(loaded.warnings[told:])  # of a second model that was needed
+
+
+def _warn(warnings: Sequence[str]) -> int:
+    for warning in warnings:
+        print(f"edge-vqa: {warning}", file=sys.stderr)
+    return len(warnings)
 
 
 def _tell(events: Iterator[Event], *, stream: bool, final: bool, json_: bool, show_candidate: bool) -> Answer:

@@ -104,7 +104,7 @@ class Guest:
         places = [
             shlex.join(("mount", "--bind", "-o", "ro", str(source), f"{SYSTEM / place}")) for source, place in MOUNTS.items()
         ]
-        inside = " && ".join([*places, f'exec chroot {shlex.quote(str(SYSTEM))} env -C /root "$@"'])
+        inside = " && ".join([*places, f'exec chroot {shlex.quote(str(SYSTEM))} env -i -C /root "$@"'])
         self._enter = ("unshare", "--mount", "sh", "-c", inside, "sh")  # mounts that end with the program
 
     def __call__(self, *command: str, cpu: str = CPU, stdin: str = "", status: tuple[int, ...] = (0,)) -> str:

@@ -240,3 +240,10 @@ def test_a_cold_question_stays_within_200_megabytes() -> None:
     unit = 1 if sys.platform == "darwin" else 1024
     peak = int(out.stdout) * unit
     assert peak <= 200e6, f"{peak / 1e6:.0f} MB"
+
+
+def test_a_second_model_warns_when_it_is_asked(run: Run, copied: Path) -> None:
+    edit_manifest(copied, lambda manifest: manifest["runtime"].update(llama_cpp_python="0.3.1"))
+    asked = run("edge-vqa", "ask", EXAMPLES / "coffee.jpg", "what is this?", "--then", copied)
+    assert asked.returncode == 3 and "chosen with llama-cpp-python 0.3.1" in asked.stderr
+    assert "0.3.1" not in run("edge-vqa", "ask", EXAMPLES / "price.png", "how much is it?", "--then", copied).stderr
