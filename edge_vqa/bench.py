@@ -1,4 +1,4 @@
-"""Measures a bundle on this device, step by step, and finds the settings that are fastest here.
+"""Measures a bundle on this device, step by step.
 
 A report is a JSON file (docs/benchmarking.md describes it) that people can post and compare.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,17 +22,14 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from edge_vqa import __version__, native, sensors, tuning
+from edge_vqa import __version__, native, sensors
 from edge_vqa import bundle as bundles
-from edge_vqa.bundle import BACKENDS, Bundle, write_bytes
+from edge_vqa.bundle import Bundle, write_bytes
 from edge_vqa.cache import key_of
 from edge_vqa.device import Threads, cores, detect, memory_bytes
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.llama import Llama
 from edge_vqa.model import Model, Options
 from edge_vqa.picture import Picture
-from edge_vqa.tuning import Choice
-from edge_vqa.vision import open_tower
 
 SCHEMA = 1
 QUESTIONS = ("what is this?", "is it an animal?")
@@ -158,7 +153,7 @@ class Bench:
         """Measure everything; raises EdgeVqaError for a bundle that does not run."""
         self._board = replace(self._board, busy_cores=sensors.busy())
         with tempfile.TemporaryDirectory() as name:
-            pictures = _noise()
+            pictures = noise()
             times = min(self._repeat, COLD)
             for number in range(times + 1):
                 progress("cold starts", number, times + 1)
@@ -323,7 +318,8 @@ def read(path: Path) -> Report:
     return report
 
 
-def _noise() -> Iterator[Picture]:
+def noise() -> Iterator[Picture]:
+    """Pictures without end."""
     rng = np.random.default_rng(0)
     while True:  # another one each time: no cache helps
         yield Picture(rng.integers(0, 256, SIZE, np.uint8))
@@ -337,148 +333,3 @@ def _throttled(before: Sequence[str] | None = ()) -> tuple[str, ...] | None:
 def _events() -> int | None:
     found = sensors.throttling()
     return None if found is None else found.events
-
-
-# -- tuning -----------------------------------------------------------------------------------------------------------
-
-ROUNDS = 3  # of each setting; the best counts, as nothing makes a setting faster than it is
-TUNE_PROMPT, TUNE_ANSWER = 128, 16
-TOGETHER = (1, 2, 4, 8, 16)
-TUNE_PICTURES = 4  # two questions on each
-CLEARLY = 0.97  # what is not faster than the default by this much stays as it is
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting that was tried: seconds of its best round."""
-
-    step: str
-    setting: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Settings and the median seconds of a first question with each, measured in turn."""
-
-    before: Choice
-    after: Choice
-    seconds_before: float
-    seconds_after: float
-    trials: tuple[Trial, ...]
-
-
-def tune(bundle: Bundle, options: Options, progress: Progress = lambda step, done, total: None) -> Tuned:
-    """Try vision backends, threads and numbers of questions together; remember the fastest for this device and bundle.
-
-    `options.device` and `options.context` hold; threads and vision are what is looked for.
-    """
-    with _model(bundle, options, None) as model:
-        before = Choice(model.backend, model.threads, tuning.choose(bundle).together)
-    trials: list[Trial] = []
-    counts = sorted({1, 2, max(1, cores() // 2), cores(), len(os.sched_getaffinity(0)) if sys.platform == "linux" else cores()})
-    usual, towers = before.threads, _towers(bundle, counts, progress)
-    vision, vision_threads = _best(towers, (before.vision, usual.vision), trials, "picture: encode")
-    steps = _steps(bundle, counts, progress)
-    prefill = _best(steps["prefill"], usual.prefill, trials, f"prefill of {TUNE_PROMPT} tokens")
-    decode = _best(steps["decode"], usual.decode, trials, f"decoding of {TUNE_ANSWER} tokens")
-    after = Choice(vision, Threads(vision_threads, prefill, decode), before.together)
-    together: dict[int, float] = {}
-    for number, size in enumerate(TOGETHER):
-        progress("questions together", number, len(TOGETHER))
-        together[size] = _together(bundle, options, replace(after, together=size))
-    progress("questions together", len(TOGETHER), len(TOGETHER))
-    after = replace(after, together=_best(together, before.together, trials, "questions together, each"))
-    seconds = _compare(bundle, options, (before, after), progress)
-    if seconds[1] > seconds[0] and after.together == before.together:
-        after, seconds = before, (seconds[0], seconds[0])  # parts that looked faster alone are not so in the whole
-    tuning.write(bundle, after)
-    return Tuned(before, after, *seconds, tuple(trials))
-
-
-def _best(times: dict[T, float], usual: T, trials: list[Trial], step: str) -> T:
-    """The fastest setting; the usual one, unless another is clearly faster."""
-    for setting, seconds in times.items():
-        name = ", ".join(map(str, setting)) if isinstance(setting, tuple) else str(setting)
-        trials.append(Trial(step, name, seconds))
-    fastest = min(times, key=times.__getitem__)
-    return fastest if usual not in times or times[fastest] < CLEARLY * times[usual] else usual
-
-
-@contextmanager
-def _model(bundle: Bundle, options: Options, choice: Choice | None) -> Iterator[Model]:
-    plain = replace(options, vision=None, threads=None, watch=False, then=None, sequences=1, pictures=1, cache_dir=None)
-    if choice is not None:
-        plain = replace(plain, vision=choice.vision, threads=choice.threads, sequences=choice.together)
-    with Model(bundle, plain) as model:
-        yield model
-
-
-def _towers(bundle: Bundle, counts: list[int], progress: Progress) -> dict[tuple[str, int], float]:
-    pixels, offered = bundle.manifest.runtime.preprocessing, tuning.backends(bundle)
-    tile = tuning.noise_tile(pixels)
-    settings = [(backend, count) for backend in offered for count in counts]
-    times = {}
-    lm = Llama(bundle.files["lm"], context=64, threads=Threads.of(1))
-    try:
-        for number, (backend, count) in enumerate(settings):
-            progress("vision", number, len(settings))
-            tower = open_tower(backend, bundle.files[BACKENDS[backend]], pixels, count)(lm.model, lm.n_embd_in)
-            try:
-                times[backend, count] = min(_timed(lambda: tower.encode(tile)) for _ in range(ROUNDS + 1))  # noqa: B023
-            finally:
-                tower.close()
-        progress("vision", len(settings), len(settings))
-    finally:
-        lm.close()
-    return times
-
-
-def _steps(bundle: Bundle, counts: list[int], progress: Progress) -> dict[str, dict[int, float]]:
-    times: dict[str, dict[int, float]] = {"prefill": dict.fromkeys(counts, math.inf), "decode": dict.fromkeys(counts, math.inf)}
-    lm = Llama(bundle.files["lm"], context=2 * (TUNE_PROMPT + TUNE_ANSWER), threads=Threads.of(1))
-    try:
-        for number in range(ROUNDS + 1):  # the first warms up
-            progress("language model", number, ROUNDS + 1)
-            for count in counts:
-                lm.set_threads(count, count)
-                prefill, decode = lm.speed(TUNE_PROMPT, TUNE_ANSWER)
-                if number:
-                    times["prefill"][count] = min(times["prefill"][count], prefill)
-                    times["decode"][count] = min(times["decode"][count], decode)
-        progress("language model", ROUNDS + 1, ROUNDS + 1)
-    finally:
-        lm.close()
-    return times
-
-
-def _together(bundle: Bundle, options: Options, choice: Choice) -> float:
-    """Seconds of a question, of many."""
-    pictures = _noise()
-    rounds = max(1, choice.together // (2 * TUNE_PICTURES))
-    asked = [(next(pictures).rgb, question) for _ in range(TUNE_PICTURES * rounds) for question in QUESTIONS]
-    with _model(bundle, options, choice) as model:
-        list(model.ask_many(asked[:2], gate=False, max_tokens=MOST_TOKENS))
-        return _timed(lambda: list(model.ask_many(asked, gate=False, max_tokens=MOST_TOKENS))) / len(asked)
-
-
-def _compare(bundle: Bundle, options: Options, choices: Sequence[Choice], progress: Progress) -> tuple[float, float]:
-    """Median seconds of a first question with each choice, in turn; one model is loaded at a time."""
-    pictures = _noise()
-    times: tuple[list[float], list[float]] = ([], [])
-    for number in range(ROUNDS):
-        progress("before and after", number, ROUNDS)
-        for choice, kept in zip(choices, times, strict=True):
-            with _model(bundle, options, replace(choice, together=1)) as model:
-                for again in range(3):
-                    picture = next(pictures)
-                    seconds = _timed(lambda: model.ask(picture, QUESTIONS[0], gate=False, max_tokens=MOST_TOKENS))  # noqa: B023
-                    kept += [seconds] if again else []
-    progress("before and after", ROUNDS, ROUNDS)
-    return float(np.median(times[0])), float(np.median(times[1]))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from edge_vqa import sensors
-from edge_vqa.bench import FIGURES, Figure, Report, Tuned
+from edge_vqa.bench import FIGURES, Figure, Report
+from edge_vqa.tuner import Tuned
 from edge_vqa.tuning import Choice
 
 

@@ -105,6 +105,7 @@ def bench(
     from edge_vqa import bench as benches
     from edge_vqa import bench_tables as tables
     from edge_vqa import bundle as bundles
+    from edge_vqa import tuner
     from edge_vqa.model import Options
 
     if compare:
@@ -118,7 +119,7 @@ def bench(
     options = Options(device=device, vision=vision, threads=threads, context=context, kv_type=kv_type)
     with terminal.progress() as bars:
         if tune:
-            tuned = benches.tune(bundle, options, terminal.steps(bars))
+            tuned = tuner.tune(bundle, options, terminal.steps(bars))
         else:
             work = benches.Bench(bundle, options, detail=detail, repeat=repeat)
             try:

@@ -35,6 +35,7 @@ ORDER = (
     ("cache", "memory", "tuning"),
     ("many", "model"),
     ("batch", "bench", "doctor", "evaluation"),
+    ("tuner",),
     ("bench_tables", "report"),
     ("cli_device", "cli_models"),
     ("cli",),
