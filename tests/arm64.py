@@ -157,8 +157,9 @@ def compare(guest: Guest, *command: str, result: str, own: int = 0) -> tuple[int
     pairs = list(zip(theirs, ours, strict=True))
     same, verdicts = ([a[key] == b[key] for a, b in pairs] for key in ("candidate", "abstained"))
     apart = [abs(a["confidence"] - b["confidence"]) for a, b in pairs]
+    gated = any(a["threshold"] is not None for a, _ in pairs)
     guest.say(
-        f"As on x86-64: {sum(same)} of {len(same)} answers, {sum(verdicts)} verdicts. Confidences: "
+        f"As on x86-64: {sum(same)} of {len(same)} answers{f', {sum(verdicts)} verdicts' if gated else ''}. Confidences: "
         f"{sum(value <= WITHIN for value in apart)} within {WITHIN}, median {statistics.median(apart):.4f}, "
         f"at most {max(apart):.4f} apart.\n"
     )
@@ -201,9 +202,9 @@ def main() -> None:
                 shutil.copy(chosen.questions.parent / line["image"], home / line["image"])
             (home / "labelled.jsonl").write_text("".join(labelled))
             compare(guest, "eval", "labelled.jsonl", result="report/answers.jsonl")
-        selector = "import onnxruntime; print(onnxruntime.__version__, onnxruntime.InferenceSession({!r}).get_providers())"
         (graph,) = (SYSTEM / "opt/edge-vqa").glob("lib/*/site-packages/edge_vqa/bundles/mini/selector.onnx")
-        guest("python3", "-c", selector.format(f"/{graph.relative_to(SYSTEM)}"), cpu=OLDER_CPU)
+        code = "import onnxruntime as ort, sys; print(ort.__version__, ort.InferenceSession(sys.argv[1]).get_providers())"
+        guest("python3", "-c", code, f"/{graph.relative_to(SYSTEM)}", cpu=OLDER_CPU)
 
 
 if __name__ == "__main__":
