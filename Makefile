@@ -33,7 +33,7 @@ demo: $(VENV)/.installed ## install the package and ask about four pictures: one
 test: $(VENV)/.dev ## install what the tests need and run them all
 	$(BIN)/python -m pytest
 
-test-arm64: $(VENV)/.dev ## install and ask in an emulated arm64 Debian (as root, on Debian x86-64; 10 minutes the first time)
+test-arm64: $(VENV)/.dev ## install and ask in an emulated arm64 Debian (as root, on Debian x86-64; 20 minutes the first time)
 	$(BIN)/python -m tests.arm64
 
 lint: $(VENV)/.dev ## ruff and mypy
