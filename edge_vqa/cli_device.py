@@ -105,7 +105,7 @@ def bench(
     from edge_vqa import bench as benches
     from edge_vqa import bench_tables as tables
     from edge_vqa import bundle as bundles
-    from edge_vqa import tuner
+    from edge_vqa import sensors, tuner
     from edge_vqa.model import Options
 
     if compare:
@@ -117,6 +117,9 @@ def bench(
     bundle = bundles.read(model)
     bundles.verify(bundle)
     options = Options(device=device, vision=vision, threads=threads, context=context, kv_type=kv_type)
+    others = sensors.busy() if tune else None
+    if others is not None and others >= sensors.BUSY:
+        print(f"edge-vqa: other programs keep {others:.1f} cores busy: tune again when they rest", file=sys.stderr)
     with terminal.progress() as bars:
         if tune:
             tuned = tuner.tune(bundle, options, terminal.steps(bars))
