@@ -158,7 +158,7 @@ class Selector(Confidence):
             raise EdgeVqaError(
                 f"the Selector does not fit this model ({str(error).splitlines()[0]})", "train it again for this bundle"
             ) from None
-        return np.asarray(np.clip(np.nan_to_num(values, nan=0.0), 0.0, 1.0), np.float32)
+        return np.minimum(np.where(values > 0, values, np.float32(0)), np.float32(1))  # what is no number is not > 0 either
 
 
 class SelectorEarly(Selector):
