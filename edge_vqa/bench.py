@@ -13,11 +13,10 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -46,7 +45,6 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN).
 sys.exit(status not in (0, 3))
 """
 Progress = Callable[[str, int, int], None]  # step, done, total
-T = TypeVar("T")
 
 # name -> what it is, its unit, and whether more is better
 FIGURES = {
@@ -144,9 +142,21 @@ class Bench:
         self._bundle, self._options, self._repeat = bundle, options, repeat
         self._detail = detail or bundle.manifest.prompt.detail
         self._values: dict[str, list[float]] = defaultdict(list)
-        self._board = Board(temperature_start=sensors.temperature(), throttled=_throttled(), power_mode=sensors.power_mode())
-        self._events = _events()
-        self._subject: Subject | None = None
+        self._board = Board(temperature_start=sensors.temperature(), power_mode=sensors.power_mode())
+        self._throttling = sensors.throttling()
+        manifest = bundle.manifest
+        self._subject = Subject(
+            manifest.name,
+            manifest.version,
+            round(bundle.bytes / 1e6, 2),
+            f"{manifest.quantisation.method}:{manifest.quantisation.type}",
+            vision="",  # from here on: as long as nothing is loaded
+            threads=Threads.of(1),
+            context=0,
+            kv_type="",
+            detail=self._detail,
+            image_tokens=None,
+        )
         self._whole = False
 
     def run(self, progress: Progress = lambda step, done, total: None) -> Report:
@@ -165,7 +175,9 @@ class Bench:
                     self._values["peak_memory"].append(peak)
             progress("cold starts", times + 1, times + 1)
         with Model(self._bundle, self._options) as model:
-            self._describe(model)
+            self._subject = replace(
+                self._subject, vision=model.backend, threads=model.threads, context=model.n_ctx, kv_type=model.kv_type
+            )
             self._values["load"].append(model.load_s)
             meter = sensors.Meter()
             self._board = replace(self._board, energy_source=meter.source)
@@ -195,16 +207,16 @@ class Bench:
         for name, values in self._values.items():
             p50, p90 = np.quantile(values, (0.5, 0.1 if FIGURES[name][2] else 0.9))
             figures[name] = Figure(float(f"{p50:.5g}"), float(f"{p90:.5g}"), len(values))
-        before, after = self._events, _events()
+        before, after = self._throttling, sensors.throttling()
         board = replace(
             self._board,
             temperature_end=sensors.temperature(),
-            throttled=_throttled(self._board.throttled),
-            throttle_events=None if before is None or after is None else max(0, after - before),
+            throttled=tuple(dict.fromkeys((*(before.now if before else ()), *after.now))) if after else None,
+            throttle_events=max(0, after.events - before.events) if before and after else None,
         )
         date = datetime.now(UTC).isoformat(timespec="seconds")
         ordered = {name: figures[name] for name in FIGURES if name in figures}
-        return Report(SCHEMA, __version__, date, not self._whole, machine(), self._subject or self._unloaded(), ordered, board)
+        return Report(SCHEMA, __version__, date, not self._whole, machine(), self._subject, ordered, board)
 
     def _cold(self, picture: Path) -> tuple[float, float]:
         """Seconds and peak resident megabytes of a process that answers one question."""
@@ -233,8 +245,7 @@ class Bench:
         model.ask(picture, QUESTIONS[1], detail=self._detail, max_tokens=MOST_TOKENS)
         ended = time.perf_counter()
         spent = first.timings
-        if self._subject:
-            self._subject = replace(self._subject, image_tokens=first.trace.image_tokens)
+        self._subject = replace(self._subject, image_tokens=first.trace.image_tokens)
         if not keep:
             return
         for name, seconds in {
@@ -246,27 +257,6 @@ class Bench:
             "gate": spent.gate_s,
         }.items():
             self._values[name].append(seconds)
-
-    def _describe(self, model: Model) -> None:
-        self._subject = replace(
-            self._unloaded(), vision=model.backend, threads=model.threads, context=model.n_ctx, kv_type=model.kv_type
-        )
-
-    def _unloaded(self) -> Subject:
-        manifest = self._bundle.manifest
-        quantisation = f"{manifest.quantisation.method}:{manifest.quantisation.type}"
-        return Subject(
-            manifest.name,
-            manifest.version,
-            round(self._bundle.bytes / 1e6, 2),
-            quantisation,
-            vision="",
-            threads=Threads.of(1),
-            context=0,
-            kv_type="",
-            detail=self._detail,
-            image_tokens=None,
-        )
 
 
 def machine() -> Machine:
@@ -323,13 +313,3 @@ def noise() -> Iterator[Picture]:
     rng = np.random.default_rng(0)
     while True:  # another one each time: no cache helps
         yield Picture(rng.integers(0, 256, SIZE, np.uint8))
-
-
-def _throttled(before: Sequence[str] | None = ()) -> tuple[str, ...] | None:
-    found = sensors.throttling()
-    return None if found is None else tuple(dict.fromkeys((*(before or ()), *found.now)))
-
-
-def _events() -> int | None:
-    found = sensors.throttling()
-    return None if found is None else found.events

@@ -14,8 +14,6 @@ from edge_vqa.errors import EdgeVqaError
 
 SMALL_LM_BYTES = 32 * 2**20
 MOST_THREADS = 8  # memory bandwidth, not arithmetic, limits decoding beyond
-
-
 # implementer and part of /proc/cpuinfo, as in the Linux kernel's arch/arm64/include/asm/cputype.h
 ARM_PARTS = {
     ("0x41", part): name
@@ -53,7 +51,7 @@ def cores(root: Path = Path("/")) -> int:
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
     cpus = root / "sys/devices/system/cpu"
-    capacity = {cpu: _number(cpus / f"cpu{cpu}/cpu_capacity", 0) for cpu in allowed}
+    capacity = {cpu: number_of(cpus / f"cpu{cpu}/cpu_capacity") or 0 for cpu in allowed}
     best = max(capacity.values())
     # a LITTLE core has about half of a big one's capacity; waiting for it slows every matrix product down
     big = [cpu for cpu in allowed if capacity[cpu] > 0.6 * best or not best]
@@ -93,9 +91,12 @@ def text_of(path: Path) -> str:
         return ""
 
 
-def _number(path: Path, default: int) -> int:
-    text = text_of(path)
-    return int(text) if text.isdecimal() else default
+def number_of(path: Path) -> int | None:
+    """The whole number that a file of /proc or /sys says; None where it says none."""
+    try:
+        return int(text_of(path))
+    except ValueError:
+        return None
 
 
 def default_threads(lm_bytes: int, most: int = MOST_THREADS) -> Threads:
@@ -106,6 +107,7 @@ def default_threads(lm_bytes: int, most: int = MOST_THREADS) -> Threads:
 
 # -- profiles ---------------------------------------------------------------------------------------------------------
 
+FOLDER = Path(__file__).parent.parent / "devices"  # a package beside this one: of the same checkout, or the same wheel
 GENERIC = "generic"
 ORIN_RELEASE = 35  # Jetson Linux of Orin boards begins here
 
@@ -132,6 +134,10 @@ class Run:
     kv_type: str = "f16"
     gpu_layers: int = -1
     memory_limit: float = 0.9
+
+    def context_in(self, room: int) -> int:
+        """Tokens of the KV cache where the largest picture takes `room`."""
+        return min(room, self.context or room)
 
 
 @dataclass(frozen=True)
@@ -170,15 +176,12 @@ class Device:
 def profiles() -> dict[str, Profile]:
     """All device profiles, by name. Raises EdgeVqaError for a file that is none."""
     import tomllib
-    from importlib.resources import files
 
     from edge_vqa.bundle import typed
 
     found = {}
-    for file in files("devices").iterdir():
-        name, _, kind = file.name.rpartition(".")
-        if kind != "toml":
-            continue
+    for file in sorted(FOLDER.glob("*.toml")):
+        name = file.stem
         try:
             profile: Profile = typed(tomllib.loads(file.read_text(encoding="utf-8")) | {"name": name}, Profile, "")
             if not 0 < profile.run.memory_limit <= 1 or profile.run.threads < 1:
@@ -186,7 +189,7 @@ def profiles() -> dict[str, Profile]:
         except ValueError as error:  # of TOML too
             raise EdgeVqaError(f"devices/{file.name} is no device profile ({error})", "install edge-vqa again") from None
         found[name] = profile
-    return dict(sorted(found.items()))
+    return found
 
 
 def profile_of(name: str | None) -> Profile:
@@ -226,11 +229,19 @@ def detect(root: Path = Path("/"), *, machine: str | None = None, system: str | 
         return known[GENERIC], "nothing: a safe generic profile"
 
     profile, how = chosen()
-    part = info.get("cpu part", "")
-    arm = ARM_PARTS.get((info.get("cpu implementer", ""), part), part)
-    cpu = info.get("model name") or arm or platform.processor() or machine
+    cpu = _cpu(info) or machine
     features = frozenset((info.get("flags") or info.get("features") or "").split())
     return Device(model or cpu, cpu, features, profile, how, profile.name != GENERIC)
+
+
+def cpu_name() -> str:
+    """The processor of this machine, as Linux tells it; else what the platform says."""
+    return _cpu(_cpuinfo(Path("/")))
+
+
+def _cpu(info: dict[str, str]) -> str:
+    part = info.get("cpu part", "")
+    return info.get("model name") or ARM_PARTS.get((info.get("cpu implementer", ""), part), part) or platform.processor()
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
@@ -267,7 +278,7 @@ def memory_bytes(root: Path = Path("/")) -> tuple[int, int] | None:
     total, free = info["MemTotal"], info.get("MemAvailable", info["MemTotal"])
     for group in _groups(root, "memory"):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            most = _number(group / limit, 0)
+            most = number_of(group / limit) or 0
             if 0 < most < info["MemTotal"]:
-                total, free = min(total, most), min(free, most - _number(group / used, 0) + _cached(group))
+                total, free = min(total, most), min(free, most - (number_of(group / used) or 0) + _cached(group))
     return total, max(0, free)

@@ -156,10 +156,10 @@ def _memory(bundle: Bundle, profile: devices.Profile, root: Path) -> Iterator[Fi
         return
     total, free = found
     room = room_for(bundle.manifest.runtime.preprocessing)
-    need = memory.Need(backends(bundle)[0], min(room, profile.run.context or room), profile.run.kv_type)
+    need = memory.Need(backends(bundle)[0], profile.run.context_in(room), profile.run.kv_type)
     try:
-        planned = memory.plan(bundle, need).total
-        memory.check(bundle, need, int(profile.run.memory_limit * free), "{} MB of the free memory may be taken")
+        limit = int(profile.run.memory_limit * free)
+        planned = memory.check(bundle, need, limit, "{} MB of the free memory may be taken").total
     except EdgeVqaError as error:
         yield Finding(PROBLEM, "memory", error.what, error.todo)
         return

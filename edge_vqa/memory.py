@@ -74,11 +74,11 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     )
 
 
-def check(bundle: Bundle, need: Need, limit: int, said: str = "the limit is {} MB") -> None:
-    """Refuse a bundle that does not fit into `limit` bytes, with the figure that would."""
+def check(bundle: Bundle, need: Need, limit: int, said: str = "the limit is {} MB") -> Plan:
+    """Refuse a bundle that does not fit into `limit` bytes, with the figure that would; else its plan."""
     made = plan(bundle, need)
     if made.total <= limit:
-        return
+        return made
     parts = {"LM": made.lm, "vision tower": made.tower, f"KV cache of {made.context} tokens": made.kv}
     parts |= {"work": made.compute, "programs": made.base}
     listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())

@@ -174,8 +174,7 @@ class Model:
         self.kv_type = options.kv_type or usual.kv_type
         context = options.context
         if context is None:
-            room = room_for(manifest.runtime.preprocessing)
-            context = min(room, usual.context or room)
+            context = usual.context_in(room_for(manifest.runtime.preprocessing))
         role = BACKENDS[self.backend]
         self.fingerprint = bundle.fingerprint_with(role)
         need = memory.Need(self.backend, context, self.kv_type, self.sequences)

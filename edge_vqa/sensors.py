@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge_vqa.device import text_of
+from edge_vqa.device import number_of, text_of
 
 ROOT = Path("/")
 PI_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}  # bits of get_throttled
@@ -35,10 +35,11 @@ class Throttling:
 
 def temperature(root: Path = ROOT) -> float | None:
     """Degrees Celsius of the hottest part of the processor that is measured."""
-    zones = [(text_of(zone / "type").lower(), _number(zone / "temp")) for zone in root.glob("sys/class/thermal/thermal_zone*")]
+    thermal = root.glob("sys/class/thermal/thermal_zone*")
+    zones = [(text_of(zone / "type").lower(), number_of(zone / "temp")) for zone in thermal]
     for chip in root.glob("sys/class/hwmon/hwmon*"):
         if text_of(chip / "name") in ("coretemp", "k10temp", "zenpower"):
-            zones += [("cpu", _number(file)) for file in chip.glob("temp*_input")]
+            zones += [("cpu", number_of(file)) for file in chip.glob("temp*_input")]
     sane = [(kind, value / 1000) for kind, value in zones if value is not None]
     sane = [(kind, value) for kind, value in sane if TEMPERATURES[0] < value < TEMPERATURES[1] and value != 0]
     processor = [value for kind, value in sane if re.search(r"cpu|gpu|soc|pkg|tj", kind)]
@@ -54,12 +55,12 @@ def throttling(root: Path = ROOT) -> Throttling | None:
         now = tuple(text for bit, text in PI_NOW.items() if bits >> bit & 1)
         return Throttling(now, tuple(text for bit, text in PI_NOW.items() if bits >> 16 + bit & 1))
     cooling = [
-        (text_of(cooler / "type"), _number(cooler / "cur_state")) for cooler in root.glob("sys/class/thermal/cooling_device*")
+        (text_of(cooler / "type"), number_of(cooler / "cur_state")) for cooler in root.glob("sys/class/thermal/cooling_device*")
     ]
     slowed = [(kind, state) for kind, state in cooling if state is not None and re.search("cpufreq|devfreq|Processor", kind)]
     counters = [*root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")]  # over-current events of a Jetson
     counters += root.glob("sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count")
-    counts = [count for count in map(_number, counters) if count is not None and count >= 0]
+    counts = [count for count in map(number_of, counters) if count is not None and count >= 0]
     now = tuple(f"heat ({kind})" for kind, state in slowed if state > 0)
     return Throttling(now, events=sum(counts)) if slowed or counts else None
 
@@ -105,14 +106,14 @@ class Meter:
         packages = [
             zone for zone in root.glob("sys/class/powercap/intel-rapl:*") if text_of(zone / "name").startswith("package")
         ]
-        self._packages = [zone for zone in packages if _number(zone / "energy_uj") is not None]  # readable for root only
+        self._packages = [zone for zone in packages if number_of(zone / "energy_uj") is not None]  # readable for root only
         self.source: str | None = "RAPL" if self._packages else None
         if self.source is None and (found := _power(root)):
             self.source = found[0]
 
     def start(self) -> None:
         if self._packages:
-            self._counters = {zone: _number(zone / "energy_uj") or 0 for zone in self._packages}
+            self._counters = {zone: number_of(zone / "energy_uj") or 0 for zone in self._packages}
         elif self.source:
             self._thread = threading.Thread(target=self._sample, name="edge-vqa power", daemon=True)
             self._thread.start()
@@ -131,10 +132,10 @@ class Meter:
         if self._thread is not None:
             self._thread.join()
         for zone, before in self._counters.items():
-            after = _number(zone / "energy_uj")
+            after = number_of(zone / "energy_uj")
             if after is None:
                 return None
-            around = _number(zone / "max_energy_range_uj") or 0
+            around = number_of(zone / "max_energy_range_uj") or 0
             self._joules += (after - before if after >= before else after - before + around) / 1e6
         return self._joules if self.source and self._joules > 0 else None
 
@@ -146,7 +147,7 @@ def _power(root: Path) -> tuple[str, float] | None:
             continue
         rails = {text_of(label): label.name[2:-6] for label in chip.glob("in*_label")}
         number = rails.get("VDD_IN") or rails.get("VDD_GPU_SOC")  # the Orin Nano's input; the largest rail of the AGX Orin
-        volts, amperes = (_number(chip / f"{kind}{number}_input") for kind in ("in", "curr"))
+        volts, amperes = (number_of(chip / f"{kind}{number}_input") for kind in ("in", "curr"))
         if volts and amperes and 0 < volts * amperes / 1e6 < MOST_WATTS:
             return "INA3221", volts * amperes / 1e6
     told = _vcgencmd("pmic_read_adc", root)
@@ -164,10 +165,3 @@ def _run(command: list[str]) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return ""
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(text_of(path))
-    except ValueError:
-        return None

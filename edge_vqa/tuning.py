@@ -16,7 +16,7 @@ from pathlib import Path
 from edge_vqa import bundle as bundles
 from edge_vqa import native
 from edge_vqa.bundle import BACKENDS, Bundle, Preprocessing, write_bytes
-from edge_vqa.device import MOST_THREADS, Threads, cores, default_threads
+from edge_vqa.device import MOST_THREADS, Threads, cores, cpu_name, default_threads
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import Rgb
 
@@ -103,18 +103,9 @@ def path_of(bundle: Bundle) -> Path:
 
     files = sorted(f"{role} {file.sha256}" for role, file in bundle.manifest.files.items() if role in ("lm", *bundles.TOWERS))
     built = (native.version(), version("onnxruntime"))
-    machine = (platform.machine(), _cpu(), cores())
+    machine = (platform.machine(), cpu_name(), cores())
     key = hashlib.sha256(repr((SCHEMA, files, built, machine)).encode()).hexdigest()[:16]
     return bundles.home() / "tuned" / f"{bundle.name}-{key}.json"
-
-
-def _cpu() -> str:
-    """The processor's name, as Linux tells it; else what the platform says."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("model name", "Model", "CPU part"))), platform.processor())
 
 
 def read(bundle: Bundle) -> Choice | None:

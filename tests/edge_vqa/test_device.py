@@ -145,7 +145,7 @@ def test_memory_is_that_of_the_control_group(tmp_path: Path) -> None:
 
 def test_a_damaged_profile_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write(tmp_path, "odd.toml", 'title = "x"\nspeed = 3\n')
-    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr(device, "FOLDER", tmp_path)
     with pytest.raises(EdgeVqaError, match=r"devices/odd\.toml is no device profile"):
         device.profiles()
 
