@@ -13,7 +13,7 @@ import numpy as np
 from edge_vqa import bundle as bundles
 from edge_vqa import confidence as confidences
 from edge_vqa import device as devices
-from edge_vqa import memory, native, sensors
+from edge_vqa import memory, native, sensors, trial
 from edge_vqa import watch as watching
 from edge_vqa.bundle import Bundle
 from edge_vqa.engine import room_for
@@ -23,17 +23,7 @@ from edge_vqa.picture import Rgb
 from edge_vqa.tuning import backends
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
-# what a CPU calls it -> what llama.cpp calls it; each makes matrix products faster
-FEATURES = {
-    **{"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"},
-    **{"avx_vnni": "AVX_VNNI", "amx_int8": "AMX_INT8", "avx512_bf16": "AVX512_BF16"},
-    **{"asimd": "NEON", "asimddp": "DOTPROD", "asimdhp": "FP16_VA", "i8mm": "MATMUL_INT8", "sve": "SVE"},
-}
 EIGHT_BIT = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp")
-REBUILD = (
-    'CMAKE_ARGS="-DGGML_NATIVE=ON" pip install --force-reinstall --no-deps --no-cache-dir --no-binary llama-cpp-python'
-    " llama-cpp-python=={}"
-)
 LEAST_DISK = 100 * 10**6  # bytes: encoded pictures, results, counts
 HOT = 80.0  # degrees Celsius: from here on a Raspberry Pi lowers its clock
 DIFFERENT = 0.02  # of the length of an embedding
@@ -95,24 +85,39 @@ def _device(found: devices.Device, profile: devices.Profile, *, chosen: bool) ->
 
 
 def _cpu(found: devices.Device, root: Path) -> Iterator[Finding]:
-    compiled = native.cpu_features()
-    lacking = sorted({ours for theirs, ours in FEATURES.items() if theirs in found.features and ours not in compiled})
-    used, cores = ", ".join(sorted(compiled & set(FEATURES.values()))) or "none", devices.cores()
-    text = f"{found.cpu}, {cores} core{'s' * (cores != 1)}; llama.cpp uses {used}"
-    if lacking:
+    cores = devices.cores()
+    text = f"{found.cpu}, {cores} core{'s' * (cores != 1)}"
+    try:
+        library, compiled = native.library(), native.cpu_features()
+    except EdgeVqaError as error:
+        yield Finding(OK, "cpu", text)
+        yield Finding(PROBLEM, "llama.cpp", error.what, error.todo)
+        return
+    lacking = [name for name in sorted(trial.own_features(found.features) - compiled) if not _needless(name, compiled)]
+    if lacking and not library.variant:  # a build of several variants has what its best one for this CPU has
         yield Finding(
             WARNING,
             "llama.cpp",
             f"the CPU has {', '.join(lacking)}, llama.cpp was compiled without: it runs slower than it could",
-            REBUILD.format(native.version()),
+            trial.rebuild(trial.NATIVE if "AMX_INT8" in compiled or "amx_int8" not in found.features else trial.WITHOUT_AMX),
         )
-    yield Finding(OK, "cpu", text)
+    used = ", ".join(sorted(compiled & set(trial.FEATURES.values()))) or "none"
+    variant = f" ({library.variant})" if library.variant else ""
+    extra = ", extra buffer types" if library.extra_buffers else ""
+    yield Finding(OK, "cpu", f"{text}; llama.cpp uses {used}{extra}{variant}")
+    for tried in library.off:
+        yield Finding(NOTE, "llama.cpp", f"switched off: {tried}")
     others = sensors.busy(root)
     if others is not None and others >= sensors.BUSY:
         text = f"other programs keep {others:.1f} cores busy: sharing a core slows a model by far more than the share"
         yield Finding(NOTE, "cpu", text)
     if found.features and not found.features & set(EIGHT_BIT):
         yield Finding(NOTE, "cpu", "no 8-bit dot products: an int8 vision tower gains less here")
+
+
+def _needless(name: str, compiled: frozenset[str]) -> bool:
+    """Whether an instruction set is no loss: AMX, which compilers of today get wrong, and what a wider one replaces."""
+    return name == "AMX_INT8" or (name == "AVX_VNNI" and "AVX512_VNNI" in compiled) or (name == "NEON" and "SVE" in compiled)
 
 
 def _board(root: Path) -> Iterator[Finding]:

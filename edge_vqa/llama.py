@@ -63,6 +63,7 @@ class Llama:
         llama = self._llama
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = native.library().extra_buffers
         self.model = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise EdgeVqaError(

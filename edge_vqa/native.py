@@ -7,15 +7,19 @@ import importlib
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edge_vqa import trial
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trial import Library
 
 _last_lines: list[str] = []
 _verbose = False
 _ggml: ctypes.CDLL | None = None
+_library: Library | None = None
 _callback: Any = None  # llama.cpp keeps only the pointer: the object must live as long as the process
 
 
@@ -23,10 +27,12 @@ def bindings() -> tuple[ModuleType, ModuleType]:
     """The low-level modules `llama_cpp.llama_cpp` and `llama_cpp.mtmd_cpp`.
 
     The package's own `__init__` imports a server's worth of modules, two thirds of the import time, and none of them is
-    needed here: the submodules are loaded beside it, and a later `import llama_cpp` elsewhere still runs in full.
+    needed here: the submodules are loaded beside it, and a later `import llama_cpp` elsewhere still runs in full. Raises
+    EdgeVqaError where the library does not work on this CPU (`trial.library`).
     """
     global _callback
     if _callback is None:
+        variant = library().variant
         name = "llama_cpp"
         spec = importlib.util.find_spec(name)
         if spec is None:
@@ -56,8 +62,43 @@ def bindings() -> tuple[ModuleType, ModuleType]:
         _callback = llama.llama_log_callback(log)
         for set_log in (llama.llama_log_set, mtmd.mtmd_log_set, mtmd.mtmd_helper_log_set):
             set_log(_callback, None)
+        if variant:
+            _load_variant(Path(str(llama.__file__)).parent / "lib", variant)
         llama.llama_backend_init()
     return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
+
+
+def library() -> Library:
+    """How llama.cpp is used on this CPU."""
+    global _library
+    if _library is None:
+        _library = trial.library()
+    return _library
+
+
+def use(chosen: Library) -> None:
+    """Settle how llama.cpp is used, before `bindings` is called for the first time: for a trial, or a measurement."""
+    global _library
+    assert _callback is None
+    _library = chosen
+
+
+def use_extra_buffers(wanted: bool) -> None:
+    """Settle it for the LMs that are loaded from now on."""
+    global _library
+    _library = replace(library(), extra_buffers=wanted)
+
+
+def _load_variant(folder: Path, variant: str) -> None:
+    """Give a build that carries several variants of its CPU code one of them."""
+    loader = ctypes.CDLL(str(folder / "libggml.so"))
+    loader.ggml_backend_load.restype = ctypes.c_void_p
+    loader.ggml_backend_load.argtypes = [ctypes.c_char_p]
+    if not loader.ggml_backend_load(str(folder / variant).encode()):
+        raise EdgeVqaError(
+            f"llama.cpp's CPU code {variant} does not load ({last_complaint() or 'no reason given'})",
+            "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
+        )
 
 
 def ggml() -> ctypes.CDLL:

@@ -22,6 +22,7 @@ from edge_vqa.model import Model, load
 ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "recipes" / "mini" / "checkpoint"
 EXAMPLES = ROOT / "examples"
+PROGRAMS = Path(sys.executable).parent
 
 Asked = tuple[str, Path, str, str]  # id, picture, question, answer
 

@@ -25,15 +25,15 @@ THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("camera", "cli_options", "errors", "terminal"),
-    ("bundle", "device", "gguf_file", "metrics", "native", "sensors", "trace"),
+    ("camera", "child", "cli_options", "errors", "terminal"),
+    ("bundle", "device", "gguf_file", "metrics", "native", "sensors", "trace", "trial"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
     ("pull",),
     ("prompt", "vision", "vision_mtmd", "vision_onnx", "confidence", "gate", "watch"),
     ("engine",),
     ("cache", "memory", "tuning"),
-    ("many", "model"),
+    ("many", "model", "trial_child"),
     ("batch", "bench", "doctor", "evaluation"),
     ("tuner",),
     ("bench_tables", "report"),

@@ -12,8 +12,10 @@ import pytest
 
 from converters.convert import Options, convert
 from edge_vqa import bundle as bundles
-from edge_vqa import doctor, native
+from edge_vqa import device as devices
+from edge_vqa import doctor, native, trial
 from edge_vqa.doctor import Finding, examine
+from edge_vqa.trial import Library
 from tests.conftest import CHECKPOINT, Run, edit_manifest, resign
 
 BOARDS = Path(__file__).parent.parent / "data" / "boards"
@@ -37,17 +39,44 @@ def test_all_is_well_here(run: Run) -> None:
     assert {"level", "about", "text", "todo"} == listed[0].keys()
 
 
+def compiled(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
+    """As if llama.cpp were compiled with these, whatever CPU the tests run on."""
+    monkeypatch.setattr(native, "library", lambda: Library(features=features))
+    monkeypatch.setattr(native, "cpu_features", lambda: frozenset(features))
+
+
 def test_a_generic_build_on_a_capable_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "cpu_features", lambda: frozenset({"SSE3", "AVX"}))
+    compiled(monkeypatch, "SSE3", "AVX")
     finding = found(test=False, root=BOARDS / "x86_64")["llama.cpp"]
     assert "AVX2" in finding.text and "AVX512_VNNI" in finding.text
     assert "GGML_NATIVE=ON" in finding.todo and "pip install" in finding.todo
 
 
 def test_a_generic_wheel_on_a_pi(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "cpu_features", lambda: frozenset({"NEON", "ARM_FMA"}))
+    compiled(monkeypatch, "NEON", "ARM_FMA")
     assert "DOTPROD, FP16_VA" in found(test=False, root=BOARDS / "raspberry_pi_5")["llama.cpp"].text
     assert "llama.cpp" not in found(test=False, root=BOARDS / "raspberry_pi_4"), "a Pi 4 has no more"
+
+
+def test_a_build_without_amx_is_all_that_can_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Compilers of today make AMX code of it that crashes: nobody is sent there."""
+    shutil.copytree(BOARDS / "x86_64", tmp_path, dirs_exist_ok=True)
+    info = tmp_path / "proc/cpuinfo"
+    info.write_text(info.read_text().replace(" avx2 ", " avx2 amx_tile amx_int8 amx_bf16 "))
+    has = trial.own_features(devices.detect(tmp_path).features)
+    assert "AMX_INT8" in has
+    compiled(monkeypatch, *(has - {"AMX_INT8"}))
+    assert "llama.cpp" not in found(test=False, root=tmp_path)
+    compiled(monkeypatch, "SSE3")
+    assert "-mno-amx-int8" in found(test=False, root=tmp_path)["llama.cpp"].todo
+
+
+def test_what_a_trial_switched_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        native, "library", lambda: Library(off=("extra buffer types (AMX_INT8): it ended the process (SIGILL)",))
+    )
+    told = [finding for finding in examine(test=False) if "switched off" in finding.text]
+    assert len(told) == 1 and told[0].level == doctor.NOTE and "AMX" in told[0].text
 
 
 def test_the_vision_tower_of_another_model(copied: Path, tmp_path: Path) -> None:
