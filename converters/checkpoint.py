@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa import untrusted
 from edge_vqa.errors import EdgeVqaError
 
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -58,7 +59,7 @@ class Checkpoint:
         if not path.is_file() and not required:
             return {}
         try:
-            decoded = json.loads(path.read_text(encoding="utf-8"))
+            decoded = json.loads(untrusted.read_text(path))
         except FileNotFoundError:
             raise EdgeVqaError(f"{self.folder} holds no {name}", "give a complete Hugging Face checkpoint") from None
         except (OSError, ValueError) as error:

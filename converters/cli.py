@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from edge_vqa import terminal
 from edge_vqa.errors import EdgeVqaError, run
-from edge_vqa.terminal import steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,13 +54,12 @@ def _needs(*modules: str, extra: str) -> None:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars on a terminal, nothing elsewhere: report(step, done, total)."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    terminal = Console(stderr=True)
+    console = terminal.console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bars:
-        yield steps(bars)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield terminal.steps(bars)
 
 
 @app.command(
@@ -146,13 +143,13 @@ def convert(
         force=force,
     )
     if vision_type == "q4_0":
-        print("edge-vqa-convert: a q4_0 vision tower costs accuracy on most models; compare it with q8_0", file=sys.stderr)
+        terminal.tell("edge-vqa-convert: a q4_0 vision tower costs accuracy on most models; compare it with q8_0")
     with _progress() as report:
         manifest = convert(checkpoint, output, options, report)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     quantisation = manifest.quantisation
-    print(f"{output}: {size:.2f} MB, {quantisation.bits_per_weight:.2f} bits a weight in the LM")
-    print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {output}')
+    terminal.say(f"{output}: {size:.2f} MB, {quantisation.bits_per_weight:.2f} bits a weight in the LM")
+    terminal.say(f'try it: edge-vqa ask photo.jpg "what is this?" --model {output}')
 
 
 @app.command(
@@ -180,17 +177,16 @@ def inspect(
             dataclasses.asdict(section) | {"groups": [dataclasses.asdict(group) for group in section.groups]}
             for section in sections
         ]
-        print(json.dumps(listed))
+        terminal.print_json(listed)
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console(soft_wrap=True)
     for section in sections:
-        console.print(f"[bold]{section.title}[/bold]")
+        console.print(section.title, style="bold")
         for word, fact in section.facts.items():
-            console.print(f"  {word:<15} {fact}", markup=False)
+            console.print(f"  {word:<15} {fact}")
         table = Table(box=box.SIMPLE, pad_edge=False)
         columns = ("tensor", "shape", "type", "bits") if tensors else ("tensors", "number", "weights", "MB", "bits", "types")
         for number, column in enumerate(columns):
@@ -256,7 +252,6 @@ def compare(
         print(text)
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     header, *lines = comparison.table(rows)
@@ -265,9 +260,9 @@ def compare(
         made.add_column(column, justify="left" if number < 3 else "right", no_wrap=number < 5)
     for line in lines:
         made.add_row(*line)
-    console = Console(highlight=False, width=max(Console().width, 144))  # figures are never cut off
+    console = terminal.console(width=max(terminal.console().width, 144))  # figures are never cut off
     console.print(made)
-    console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures", markup=False)
+    console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from converters.parts import FLOATS, Half
 from converters.quantisers import hqq, iq4_nl, rtn
 from converters.tokenizer import Tokenizer
 from converters.writer import Entry
-from edge_vqa import bundle, gguf_file, ready
+from edge_vqa import admission, bundle, gguf_file, ready
 from edge_vqa.bundle import Manifest, Preprocessing, Prompt, Quantisation, Source
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.template import render
@@ -226,7 +226,10 @@ def convert(source: Path, output: Path, options: Options, progress: Progress = l
         return _keep(source, output, options)
     _check_options(options)
     with opened(source, options) as model:
-        return write(model, source, output, options, progress)
+        manifest = write(model, source, output, options, progress)
+    if not (source.suffix == ".gguf" or list(source.glob("*.gguf"))):  # made here, every number of it
+        admission.keep(bundle.read(output))
+    return manifest
 
 
 def _check_options(options: Options) -> None:
@@ -249,8 +252,8 @@ def write(
 ) -> Manifest:
     """Quantise an opened model into a bundle folder; `source` only names it in the manifest."""
     method = parse_quant(options.quant)
+    name = bundle.name_for(output, options.name)
     with bundle.new_folder(output, force=options.force) as work:
-        name = options.name or output.name
         vision = work / ready.FILES["vision"]
         general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
         meta = {"general.architecture": "clip"} | general

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.checkpoint import Checkpoint
+from edge_vqa import template
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.template import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
@@ -59,7 +60,7 @@ def _text(value: Any) -> str | None:
 def _chat_template(checkpoint: Checkpoint, config: dict[str, Any]) -> str:
     jinja = checkpoint.folder / "chat_template.jinja"
     if jinja.is_file():
-        return jinja.read_text(encoding="utf-8")
+        return template.read(jinja) or ""
     for holder in (checkpoint.json("chat_template.json", required=False), config):
         if isinstance(holder.get("chat_template"), str):
             return str(holder["chat_template"])

@@ -13,12 +13,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from edge_vqa.errors import EdgeVqaError
-
 if TYPE_CHECKING:
     from edge_vqa import metrics
     from edge_vqa.answer import Answer, Token, Verdict
     from edge_vqa.bundle import Bundle
+    from edge_vqa.errors import EdgeVqaError
     from edge_vqa.model import Model, OpenPicture, load
     from edge_vqa.picture import Picture
 
@@ -38,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "Bundle": "edge_vqa.bundle",
+    "EdgeVqaError": "edge_vqa.errors",
     "Picture": "edge_vqa.picture",
     **dict.fromkeys(("Answer", "Token", "Verdict"), "edge_vqa.answer"),
     **dict.fromkeys(("Model", "OpenPicture", "load"), "edge_vqa.model"),

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edge_vqa import __version__, native, sensors
+from edge_vqa import __version__, native, sensors, untrusted, visible
 from edge_vqa import bundle as bundles
 from edge_vqa.bundle import Bundle, write_bytes
 from edge_vqa.cache import key_of
@@ -289,13 +289,13 @@ def save(report: Report, path: Path | None = None) -> Path:
 
 
 def as_json(report: Report) -> str:
-    return json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+    return visible.as_json(asdict(report), indent=2) + "\n"
 
 
 def read(path: Path) -> Report:
     """A report of another run, perhaps of another machine. Raises EdgeVqaError for anything else."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(untrusted.read_text(path))
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
             raise EdgeVqaError(f"{path} is no result of this version (schema {schema!r}, not {SCHEMA})", "measure again")

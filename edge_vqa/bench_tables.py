@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
-from edge_vqa import sensors
+from edge_vqa import sensors, terminal
 from edge_vqa.bench import FIGURES, Figure, Report
 from edge_vqa.tuner import Tuned
 from edge_vqa.tuning import Choice
@@ -15,7 +14,7 @@ from edge_vqa.tuning import Choice
 
 def print_report(report: Report) -> None:
     """One result."""
-    console = Console(highlight=False)
+    console = terminal.console()
     for line in described(report):
         console.print(line)
     table = Table("", "median", "90th percentile", "unit", box=None, pad_edge=False)
@@ -33,13 +32,13 @@ def print_report(report: Report) -> None:
         said.append(f"power mode {board.power_mode}")
     if board.throttled is not None:
         held = ", ".join(board.throttled) or (f"{board.throttle_events} events" if board.throttle_events else "")
-        said.append(f"[bold]clock held down: {held}[/bold]" if held else "clock not held down")
+        said.append(f"clock held down: {held}" if held else "clock not held down")
     if said:
-        console.print("; ".join(said))
+        console.print("; ".join(said), style="bold" if board.throttled else "")
     if board.busy_cores is not None and board.busy_cores >= sensors.BUSY:
-        console.print(f"[bold]other programs kept {board.busy_cores:.1f} cores busy: stop them, and measure again[/bold]")
+        console.print(f"other programs kept {board.busy_cores:.1f} cores busy: stop them, and measure again", style="bold")
     if report.partial:
-        console.print("[bold]interrupted: not everything was measured[/bold]")
+        console.print("interrupted: not everything was measured", style="bold")
 
 
 def described(report: Report) -> list[str]:
@@ -58,9 +57,10 @@ def described(report: Report) -> list[str]:
 
 def print_comparison(named: Sequence[tuple[str, Report]]) -> None:
     """Two results side by side, each with a name."""
-    console = Console(highlight=False)
+    console = terminal.console()
     for name, report in named:
-        console.print(f"[bold]{name}[/bold]{' (interrupted)' if report.partial else ''}: {'; '.join(described(report))}")
+        console.print(name, style="bold", end="")
+        console.print(f"{' (interrupted)' if report.partial else ''}: {'; '.join(described(report))}")
     (_, first), (_, second) = named
     table = Table("median", *(name for name, _ in named), "ratio", "unit", box=None, pad_edge=False)
     for column in table.columns[1:4]:
@@ -87,7 +87,7 @@ def _ratio(a: Figure | None, b: Figure | None, more: bool) -> str:
 
 def print_tuned(tuned: Tuned) -> None:
     """What was tried, and what is kept."""
-    console = Console(highlight=False)
+    console = terminal.console()
     table = Table("tried", "setting", "seconds", box=None, pad_edge=False)
     table.columns[2].justify = "right"
     for number, trial in enumerate(tuned.trials):

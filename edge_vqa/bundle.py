@@ -21,10 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edge_vqa import untrusted
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.visible import as_json, visible
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+MOST_BYTES = 4 * 2**20  # of it
 EMBEDDED = Path(__file__).parent / "bundles"
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
@@ -323,8 +326,23 @@ def check_prompt(prompt: Prompt) -> None:
         raise ValueError("prompt.unicode must be NFC, NFKC or empty")
 
 
+def is_name(name: str) -> bool:
+    """Whether a bundle may be called so: a name becomes a part of paths, and is printed."""
+    return 0 < len(name) <= 100 and name == Path(name).name == visible(name) and not name.startswith(".")
+
+
+def name_for(output: Path, name: str | None = None) -> str:
+    """The name of a bundle that is made in the folder `output`: `name`, or the folder's. Raises EdgeVqaError."""
+    chosen = name if name is not None else output.resolve().name
+    if not is_name(chosen):
+        raise EdgeVqaError(f"{chosen!r} cannot be a name", "give another with --name, or another folder")
+    return chosen
+
+
 def _check(manifest: Manifest) -> None:
     """Rules that types cannot say."""
+    if not is_name(manifest.name):
+        raise ValueError(f"{manifest.name[:60]!r} cannot be a name")
     for role, file in manifest.files.items():
         if role not in ROLES:
             raise ValueError(f"files.{role} is none of {', '.join(ROLES)}")
@@ -383,7 +401,7 @@ def parse(text: str) -> Manifest:
 
 def render(manifest: Manifest) -> str:
     """Manifest -> `bundle.json`."""
-    return json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    return as_json(dataclasses.asdict(manifest), indent=2) + "\n"
 
 
 def home() -> Path:
@@ -419,7 +437,7 @@ def read(name: str | Path | None = None) -> Bundle:
     """Find a bundle and read its manifest. File sizes are checked, contents are not: see `verify`."""
     folder = find(name)
     try:
-        manifest = parse((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse(untrusted.read_text(folder / MANIFEST, MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise EdgeVqaError(f"{folder / MANIFEST} is not usable ({error})", "convert or download the bundle again") from None
     files = {role: folder / file.path for role, file in manifest.files.items()}
@@ -470,14 +488,30 @@ def new_folder(output: Path, *, force: bool = False) -> Iterator[Path]:
         yield work
         work.chmod(0o755)
         if output.exists():
-            shutil.rmtree(output)
-        work.rename(output)
+            _exchange(work, output)
+        else:
+            work.rename(output)
     except OSError as error:
         raise EdgeVqaError(
             f"{output} cannot be written ({error.strerror or error})", "free some space or choose another folder"
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Let two folders change places, in one step where the system can do that: Linux, on file systems of today."""
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    at_cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of linux/fs.h
+    if rename is not None and rename(at_cwd, os.fsencode(new), at_cwd, os.fsencode(old), exchange) == 0:
+        return
+    aside = old.with_name(f".{old.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,7 +87,10 @@ Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
 )
 def ask(
     image: Annotated[
-        str, typer.Argument(help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF; - reads it from standard input.")
+        str,
+        typer.Argument(
+            help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000; - reads it from standard input."
+        ),
     ],
     question: Annotated[str | None, typer.Argument(help="The question, in quotes.", show_default=False)] = None,
     model: ModelOption = None,
@@ -177,7 +181,7 @@ Exit status: 0, or 1 if a question could not be asked.
 """
 )
 def chat(
-    image: Annotated[Path, typer.Argument(help="The picture.")],
+    image: Annotated[str, typer.Argument(help="The picture.")],
     model: ModelOption = None,
     risk: RiskOption = None,
     threshold: ThresholdOption = None,
@@ -236,7 +240,7 @@ def chat(
                 )
             except EdgeVqaError as error:
                 failed = True
-                print(f"edge-vqa: {error}", file=sys.stderr)
+                terminal.tell(f"edge-vqa: {error}")
     if failed:
         raise typer.Exit(1)
 
@@ -248,7 +252,7 @@ def chat(
   edge-vqa batch questions.jsonl -o answers.jsonl --risk 0.1 --skip-missing\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?"}; image relative to the file.
 A line of ANSWERS has the same question_id, and answer, abstained, confidence, ...; or error.\n
-Interrupted? The same command again goes on where it stopped.\n
+Interrupted? The same command again goes on where it stopped; a question or picture changed since is asked again.\n
 Exit status: 0 all asked, 1 some failed, 2 wrong usage.
 """
 )
@@ -304,12 +308,12 @@ def batch(
         task = bars.add_task("asking", total=len(asked))
         outcome = batches.run(loaded, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
     left_out = f", {len(missing)} left out: no picture" if missing else ""
-    print(
-        f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}",
-        file=sys.stderr,
+    again = f"; {outcome.again} asked again, whose question or picture was changed" if outcome.again else ""
+    terminal.tell(
+        f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}{again}"
     )
     if outcome.failed:
-        print(f"edge-vqa: first failure: {outcome.first_failure}", file=sys.stderr)
+        terminal.tell(f"edge-vqa: first failure: {outcome.first_failure}")
         raise typer.Exit(1)
 
 
@@ -368,8 +372,8 @@ def eval_(
         print(report.as_json(subject, found), end="")
         return
     for line in report.lines(found):
-        print(line)
-    print(f"{files[-1]}", file=sys.stderr)
+        terminal.say(line)
+    terminal.tell(f"{files[-1]}")
 
 
 def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
@@ -379,7 +383,7 @@ def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tup
     return files.present(files.read(path, labelled=labelled), path, skip_missing=skip_missing)
 
 
-def _picture(image: str, camera: bool, camera_device: str | None) -> Path | bytes:
+def _picture(image: str, camera: bool, camera_device: str | None) -> str | bytes:
     """Where the picture is, or its bytes."""
     if camera:
         from edge_vqa import camera as cameras
@@ -387,7 +391,7 @@ def _picture(image: str, camera: bool, camera_device: str | None) -> Path | byte
         terminal.busy("taking a picture ...")
         return cameras.take(camera_device)
     if image != "-":
-        return Path(image)
+        return image
     if sys.stdin.isatty():
         raise EdgeVqaError("no picture comes from standard input", "pipe one in: edge-vqa ask - QUESTION < photo.jpg")
     from edge_vqa.picture import MAX_BYTES
@@ -397,20 +401,25 @@ def _picture(image: str, camera: bool, camera_device: str | None) -> Path | byte
 
 def _lines() -> Iterator[str]:
     """Questions from stdin until an empty line; on a terminal with a prompt, and with what readline offers."""
+    from edge_vqa.prompt import MOST_CHARACTERS
+
     asking = sys.stdin.isatty()
     if asking:
         with suppress(ImportError):
             import readline  # noqa: F401 - input() edits lines and remembers them once it is there
+    elif isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")
     while True:
         try:
-            line = input("> " if asking else "").strip()
+            line = input("> ") if asking else sys.stdin.readline(MOST_CHARACTERS + 2)
         except EOFError:
-            if asking:
-                print()
+            terminal.say()
             return
-        if not line:
+        if len(line) > MOST_CHARACTERS + 1:
+            raise EdgeVqaError("a line of standard input has no end", "give one question a line")
+        if not line.strip():
             return
-        yield line
+        yield line.strip()
 
 
 @contextmanager
@@ -429,7 +438,7 @@ def _loaded(model: str | None, *, memory_limit: int | None = None, watch: bool =
 
 def _warn(warnings: Sequence[str]) -> int:
     for warning in warnings:
-        print(f"edge-vqa: {warning}", file=sys.stderr)
+        terminal.tell(f"edge-vqa: {warning}")
     return len(warnings)
 
 
@@ -446,17 +455,17 @@ def _tell(events: Iterator[Event], *, stream: bool, final: bool, json_: bool, sh
         if not isinstance(event, Token):
             answer = event.answer
         elif stream or final:
-            print(event.text.lstrip() if first else event.text, end="", flush=True)
+            terminal.say(event.text.lstrip() if first else event.text, lines=True, end="", flush=True)
     assert answer is not None
     if json_:
         terminal.print_json(as_json(answer, show_candidate=show_candidate))
         return answer
     if stream or (final and answer.text is not None):
-        print()
+        terminal.say()
     elif answer.text is not None:
-        print(answer.text)
+        terminal.say(answer.text, lines=True)
     sys.stdout.flush()
-    print(verdict(answer, show_candidate=show_candidate and not stream), file=sys.stderr)
+    terminal.tell(verdict(answer, show_candidate=show_candidate and not stream))
     return answer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +54,7 @@ def doctor(
         if not json_:
             terminal.busy("")
             todo = f"; {finding.todo}" if finding.todo else ""
-            print(f"{finding.level:8} {finding.about:12} {finding.text}{todo}", flush=True)
+            terminal.say(f"{finding.level:8} {finding.about:12} {finding.text}{todo}", flush=True)
             terminal.busy("looking ...")
     terminal.busy("")
     if json_:
@@ -119,7 +118,7 @@ def bench(
     options = Options(device=device, vision=vision, threads=threads, context=context, kv_type=kv_type)
     others = sensors.busy() if tune else None
     if others is not None and others >= sensors.BUSY:
-        print(f"edge-vqa: other programs keep {others:.1f} cores busy: tune again when they rest", file=sys.stderr)
+        terminal.tell(f"edge-vqa: other programs keep {others:.1f} cores busy: tune again when they rest")
     with terminal.progress() as bars:
         if tune:
             tuned = tuner.tune(bundle, options, terminal.steps(bars))
@@ -130,7 +129,7 @@ def bench(
             finally:
                 result = work.report()
                 if result.figures:
-                    print(f"kept in {benches.save(result, output)}", file=sys.stderr)
+                    terminal.tell(f"kept in {benches.save(result, output)}")
     if tune:
         if json_:
             from dataclasses import asdict

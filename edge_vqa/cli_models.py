@@ -44,7 +44,7 @@ def models_list(
         return
     for row in rows:
         size = "?" if row["megabytes"] is None else f"{row['megabytes']} MB"
-        print(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['description']}")
+        terminal.say(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['description']}")
 
 
 @app.command("show", epilog="Example: edge-vqa models show mini")
@@ -63,21 +63,25 @@ def models_show(
         print(bundles.render(manifest), end="")
         return
     q = manifest.quantisation
-    print(f"{manifest.name} {manifest.version}: {manifest.description}")
-    print(f"architecture   {manifest.architecture}, from {manifest.source.checkpoint} {manifest.source.revision}".rstrip())
-    print(f"licence        {manifest.licence}")
-    print(f"quantisation   {q.method}:{q.type}, {q.bits_per_weight:.2f} bits a weight; vision tower {q.vision_type}")
+    terminal.say(f"{manifest.name} {manifest.version}: {manifest.description}")
+    terminal.say(
+        f"architecture   {manifest.architecture}, from {manifest.source.checkpoint} {manifest.source.revision}".rstrip()
+    )
+    terminal.say(f"licence        {manifest.licence}")
+    terminal.say(f"quantisation   {q.method}:{q.type}, {q.bits_per_weight:.2f} bits a weight; vision tower {q.vision_type}")
     for role, file in manifest.files.items():
-        print(f"{role:<14} {file.path}, {file.bytes / 1e6:.2f} MB")
+        terminal.say(f"{role:<14} {file.path}, {file.bytes / 1e6:.2f} MB")
     for point in manifest.operating_points:
         limit = "no threshold keeps it" if point.threshold is None else f"threshold {point.threshold:.3f}"
-        print(
+        terminal.say(
             f"risk {point.risk:<9.0%} {limit}, coverage {point.coverage:.0%} of {point.n} questions"
             f" ({point.confidence}, {point.method}, delta {point.delta:g}){' [default]' if point.default else ''}"
         )
     for figure in manifest.measured:
         interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
-        print(f"measured       {figure.metric} {figure.value:.4f}{interval} on {figure.data}, n = {figure.n}, {figure.date}")
+        terminal.say(
+            f"measured       {figure.metric} {figure.value:.4f}{interval} on {figure.data}, n = {figure.n}, {figure.date}"
+        )
 
 
 @app.command("verify", epilog="Example: edge-vqa models verify mini")
@@ -91,7 +95,7 @@ def models_verify(
 
     found = bundles.read(name)
     bundles.verify(found, thorough=True)
-    print(f"{found.name}: {len(found.files)} files intact")
+    terminal.say(f"{found.name}: {len(found.files)} files intact")
 
 
 @app.command(
@@ -136,5 +140,5 @@ def models_pull(
         template=template.read(chat_template),
     )
     size = sum(stored.bytes for stored in manifest.files.values()) / 1e6
-    print(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")
-    print(f'try it: edge-vqa ask photo.jpg "what is this?" --model {folder.name}')
+    terminal.say(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")
+    terminal.say(f'try it: edge-vqa ask photo.jpg "what is this?" --model {folder.name}')

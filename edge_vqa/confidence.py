@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa import onnx_file
 from edge_vqa import trace as traces
 from edge_vqa.bundle import Bundle, Temperature
 from edge_vqa.errors import EdgeVqaError
@@ -134,6 +135,7 @@ class Selector(Confidence):
             raise EdgeVqaError(f"{path.name} reads feature schema {info.schema}, this version writes {traces.SCHEMA}", again)
         if path.stat().st_size > MAX_SELECTOR_BYTES:
             raise EdgeVqaError(f"{path.name} is larger than {MAX_SELECTOR_BYTES >> 20} MB", again)
+        onnx_file.check_selector(path)
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)

@@ -47,14 +47,17 @@ def plan(bundle: Bundle, need: Need) -> Plan:
 
     def number(key: str, default: int = 0) -> int:
         found = header.metadata.get(f"{kind}.{key}", default)
-        return max(found) if isinstance(found, list) else int(found)
+        listed = found if isinstance(found, list) else [found]
+        if not listed or not all(type(value) is int and 0 <= value < 1 << 32 for value in listed):
+            raise EdgeVqaError(f"{bundle.name} says of itself what is not so ({kind}.{key})", "download or convert it again")
+        return int(max(listed))
 
     if need.kv_type not in KV_TYPES:
         raise EdgeVqaError(f"a KV cache of type {need.kv_type!r} is unknown", f"use one of {', '.join(KV_TYPES)}")
     context = min(need.context, number("context_length", 1 << 30) * need.sequences)
     heads = number("attention.head_count", 1)
     width = number("embedding_length", 1)
-    key = number("attention.key_length", width // heads)
+    key = number("attention.key_length", width // max(1, heads))
     cells = 2 * number("block_count") * number("attention.head_count_kv", heads) * key
     block, block_bytes = gguf_file.BLOCKS[KV_TYPES[need.kv_type]]
     padded = -(-context // 256) * 256

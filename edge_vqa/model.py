@@ -12,20 +12,21 @@ import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from edge_vqa import admission, many, memory, native, tuning
 from edge_vqa import bundle as bundles
 from edge_vqa import confidence as confidences
 from edge_vqa import gate as gates
-from edge_vqa import many, memory, native, tuning
 from edge_vqa.answer import Answer, Event, Token, Verdict
 from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.cache import KEPT, PictureCache, key_of
 from edge_vqa.device import Threads, profile_of
 from edge_vqa.engine import Engine, Part, cells_of, room_for
-from edge_vqa.errors import EdgeVqaError
+from edge_vqa.errors import EdgeVqaError, require
 from edge_vqa.gate import Gate
 from edge_vqa.picture import ImageSource, Picture, open_picture
 from edge_vqa.prompt import clean_question, picture_pieces, question_pieces
@@ -68,6 +69,13 @@ class Options:
     cache_dir: Path | None = None
     then: str | Path | None = None
 
+    def __post_init__(self) -> None:
+        require(str, "a string", confidence=self.confidence, device=self.device, vision=self.vision, kv_type=self.kv_type)
+        require((Threads, Integral), "Threads or a whole number", threads=self.threads)
+        numbers = {"context": self.context, "gpu_layers": self.gpu_layers, "sequences": self.sequences}
+        require(Integral, "a whole number", **numbers, memory_limit=self.memory_limit, pictures=self.pictures)
+        require((str, os.PathLike), "a path", cache_dir=self.cache_dir, then=self.then)
+
 
 def load(
     name: str | Path | None = None,
@@ -91,6 +99,7 @@ def load(
     Raises EdgeVqaError for anything missing, damaged or mismatched.
     """
     began = time.perf_counter()
+    require((str, os.PathLike), "a path or a name", name=name)
     options = Options(
         confidence=confidence,
         device=device,
@@ -151,6 +160,7 @@ class Model:
     def __init__(self, bundle: Bundle, options: Options = Options(), *, began: float | None = None) -> None:
         began = time.perf_counter() if began is None else began
         manifest = bundle.manifest
+        admission.admit(bundle)
         self.bundle, self.options = bundle, options
         self.warnings: list[str] = []
         self._turn = threading.Lock()
@@ -304,6 +314,8 @@ class Model:
         Up to `Options.sequences` questions are decoded together, neighbours on one picture share it, and the next pictures are
         opened meanwhile. No more of `asked` is taken than is needed for that.
         """
+        if not isinstance(asked, Iterable):
+            raise TypeError(f"asked must be pairs of an image and a question, not {type(asked).__name__}")
         plan = self.plan(risk=risk, threshold=threshold, gate=gate, detail=detail, max_tokens=max_tokens)
 
         def answers() -> Generator[Answer | EdgeVqaError]:
@@ -324,6 +336,9 @@ class Model:
         max_tokens: int | None = None,
     ) -> Plan:
         """What `ask` will do with these settings. Raises EdgeVqaError for settings that do not work."""
+        require(Real, "a number", risk=risk, threshold=threshold)
+        require(Integral, "a whole number", max_tokens=max_tokens)
+        require(str, "a string", detail=detail)
         manifest, own = self.bundle.manifest, self.bundle.manifest.prompt
         detail = detail or own.detail
         if detail not in DETAILS:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_vqa.bundle import Preprocessing, Prompt
 
 DETAILS = ("low", "high")
+MOST_CHARACTERS = 100_000  # of a question: far more than any context holds
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ Piece: TypeAlias = Text | Tile
 
 
 def clean_question(question: str) -> str:
-    """The question as it is asked: white space folded. Raises EdgeVqaError when nothing is left."""
+    """The question as it is asked: white space folded. Raises EdgeVqaError when nothing is left, or too much."""
+    if not isinstance(question, str):
+        raise TypeError(f"question must be a string, not {type(question).__name__}")
+    if len(question) > MOST_CHARACTERS:
+        raise EdgeVqaError(f"the question has more than {MOST_CHARACTERS:,} characters", "ask a shorter one")
     folded = " ".join(question.replace("\0", " ").split())
     if not folded:
         raise EdgeVqaError("the question is empty", 'ask something, as in: edge-vqa ask photo.jpg "what is this?"')

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_vqa import bundle as bundles
-from edge_vqa import ready
+from edge_vqa import ready, untrusted
 from edge_vqa.bundle import MANIFEST, Manifest, Source
 from edge_vqa.errors import EdgeVqaError
 
@@ -73,7 +73,7 @@ def pull(
     found = look(repository, revision)
     chosen = choose(found, patterns)
     short = as_name or repository.split("/")[1].removesuffix("-GGUF").removesuffix("-gguf")
-    if short != Path(short).name or short.startswith("."):
+    if not bundles.is_name(short):
         raise EdgeVqaError(f"{short!r} cannot be the name of a bundle", "give another with --name")
     output = bundles.home() / short
     if output.exists() and not force:
@@ -233,7 +233,7 @@ def fetch(repository: Repository, file: Remote, folder: Path) -> Path:
 def _take_bundle(found: Repository, work: Path, output: Path, force: bool) -> Manifest:
     """A repository that holds a bundle: its manifest decides which files belong to it."""
     try:
-        manifest = bundles.parse((work / MANIFEST).read_text(encoding="utf-8"))
+        manifest = bundles.parse(untrusted.read_text(work / MANIFEST, bundles.MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise EdgeVqaError(f"{found.name} holds a bundle that is not usable ({error})", "tell its author") from None
     wanted = [Remote(file.path, file.bytes, file.sha256) for file in manifest.files.values()]

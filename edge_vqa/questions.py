@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge_vqa import untrusted
 from edge_vqa.errors import EdgeVqaError
 
 
@@ -23,8 +24,8 @@ class Question:
 def read(path: Path, *, labelled: bool = False) -> list[Question]:
     """Read a questions file. With `labelled`, every line needs answers. Raises EdgeVqaError naming the line at fault."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = untrusted.read_text(path).split("\n")
+    except (OSError, ValueError) as error:
         raise EdgeVqaError(f"{path} cannot be read ({error})", "give a file of JSON lines") from None
     questions: list[Question] = []
     seen: set[str] = set()
@@ -84,4 +85,6 @@ def _parse(entry: object, folder: Path) -> Question:
         raise ValueError("answers must be a list of strings")
     if not isinstance(entry["image"], str) or not isinstance(entry["question"], str):
         raise ValueError("image and question must be strings")
+    if entry["image"].startswith(("http://", "https://", "data:")):
+        raise ValueError("image must be a file: download it, and give its path")
     return Question(str(entry["question_id"]), folder / entry["image"], entry["question"], tuple(answers))

@@ -165,6 +165,7 @@ def adopt(
     template: str | None = None,
 ) -> Manifest:
     """Make a bundle of a gguf pair as it is; `move` takes the files away from where they are."""
+    name = bundle.name_for(output, name)
     headers = gguf_file.read(lm), gguf_file.read(vision)
     architecture, preprocessing, prompt = describe(
         *headers, instruction=instruction, max_tokens=max_tokens, detail=detail, template=template
@@ -177,7 +178,7 @@ def adopt(
                 shutil.copyfile(path, work / file)
         return write_manifest(
             work,
-            name=name or output.name,
+            name=name,
             version=version,
             licence=licence,
             description=description or f"{source.checkpoint}, {type_of(headers[0])}",

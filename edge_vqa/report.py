@@ -9,7 +9,6 @@ import base64
 import html
 import importlib.util
 import io
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from edge_vqa import metrics
+from edge_vqa import metrics, visible
 from edge_vqa.bundle import write_bytes
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.evaluation import COSTS, RISKS, Case, Evaluation, Figure, Judged, oracle
@@ -81,7 +80,7 @@ def as_json(subject: Subject, evaluation: Evaluation) -> str:
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return json.dumps(plain(asdict(subject) | asdict(evaluation)), indent=2, ensure_ascii=False) + "\n"
+    return visible.as_json(plain(asdict(subject) | asdict(evaluation)), indent=2) + "\n"
 
 
 def lines(evaluation: Evaluation) -> list[str]:

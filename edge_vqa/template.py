@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge_vqa import child, untrusted
 from edge_vqa.bundle import Prompt, check_prompt
 from edge_vqa.errors import EdgeVqaError
 
+MOST = 2**20  # bytes of a template, and characters of what it writes
+SECONDS, MEMORY = 10.0, 512 * 2**20  # that rendering may take
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
 _QUESTION, _PICTURE = "\x02question\x03", "\x02picture\x03"
 
@@ -87,21 +91,40 @@ def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_
 def read(path: Path | None) -> str | None:
     """A chat template that the user gives instead of the model's."""
     try:
-        return path.read_text(encoding="utf-8") if path else None
+        return untrusted.read_text(path, MOST) if path else None
     except (OSError, ValueError) as error:
         raise EdgeVqaError(f"{path} cannot be read ({error})", "give a text file") from None
 
 
 def _apply(words: Vocabulary, content: Any) -> str:
-    from jinja2.exceptions import TemplateError
+    """What the template writes for one message. It is a program that somebody else wrote: a child process runs it."""
+    variables = {
+        "messages": [{"role": "user", "content": content}],
+        "add_generation_prompt": True,
+        **{f"{role}_token": words.tokens[number] for role, number in words.special.items()},
+    }
+    request = {"template": words.chat_template, "variables": variables}
+    ended = child.run("edge_vqa.template", request, seconds=SECONDS, memory=MEMORY)
+    if not ended.started:
+        raise EdgeVqaError(f"{ended.reason} to render the chat template", "allow processes")
+    failed = ended.reason or next((line["failed"] for line in ended.lines if "failed" in line), "")
+    if failed or not ended.lines:
+        raise EdgeVqaError(f"the chat template does not render ({failed or 'it ended'})", "give another with --chat-template")
+    return str(ended.lines[0]["text"])
+
+
+def main(request: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """In the child: request of `_apply` -> {"text"} or {"failed"}."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        return environment.from_string(words.chat_template).render(
-            messages=[{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            **{f"{role}_token": words.tokens[number] for role, number in words.special.items()},
-        )
-    except (TemplateError, TypeError) as error:
-        raise EdgeVqaError(f"the chat template does not render ({error})", "give another with --chat-template") from None
+        text = environment.from_string(request["template"]).render(**request["variables"])
+    except MemoryError:
+        yield {"failed": f"it needs more than {MEMORY >> 20} MB"}
+    except RecursionError:
+        yield {"failed": "it calls itself without end"}
+    except Exception as error:  # whatever a program may raise
+        yield {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+    else:
+        yield {"text": text} if len(text) <= MOST else {"failed": f"it writes more than {MOST >> 20} MB"}

@@ -80,7 +80,7 @@ class Trace:
 def step_statistics(logits: npt.NDArray[np.float32], chosen: int) -> tuple[float, float, float, float]:
     """One row of raw logits [n_vocab] -> log p of `chosen`, entropy, margin of the best over the second, top-5 mass.
 
-    In float32, which costs 1e-6: with a vocabulary of 50,000 it is part of the time of every token.
+    In float32, which costs a few 1e-6: with a vocabulary of 50,000 it is part of the time of every token.
     """
     shifted = logits - logits.max()
     exp = np.exp(shifted)

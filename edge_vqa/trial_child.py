@@ -1,4 +1,4 @@
-"""What a trial runs, in a child process (`child.run`): the library on this CPU. Says how far it came."""
+"""What a trial runs, in a child process (`child.run`): the library on this CPU, or a bundle. Says how far it came."""
 
 from __future__ import annotations
 
@@ -34,9 +34,14 @@ MATRICES = {
 
 
 def main(request: dict[str, Any]) -> Iterator[Any]:
-    """request: {"rank": names of variants} | {"library": a variant or ""}."""
+    """request: {"rank": names of variants} | {"library": a variant or ""} | {"bundle": its folder, "library": a verdict}."""
     if "rank" in request:
         yield _rank(request["rank"])
+    elif "bundle" in request:
+        from edge_vqa import admission
+
+        native.use(Library(**request["library"]))
+        yield from admission.attempt(request["bundle"])
     else:
         yield from _library(request["library"])
 

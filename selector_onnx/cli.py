@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,19 +93,19 @@ def fit(
     asked, missing = _questions(data, skip_missing)
     more, missing_too = _questions(extra, skip_missing) if extra else ([], [])
     if missing or missing_too:
-        print(f"{len(missing) + len(missing_too)} questions left out: no picture", file=sys.stderr)
+        terminal.tell(f"{len(missing) + len(missing_too)} questions left out: no picture")
     options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
     with terminal.progress() as bars:
         made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=terminal.steps(bars))
     added = f", and {made.exposed} more that were added" if made.exposed else ""
-    print(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
-    print(f"gate: {made.why}")
+    terminal.say(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
+    terminal.say(f"gate: {made.why}")
     for point in made.points:
         _print_point(point)
         if point.threshold is None:
             _print_needed(made.would_do[point.risk], "labelled")
-    print(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
-    print(f"{made.report}: how reliable it was on the calibration questions")
+    terminal.say(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
+    terminal.say(f"{made.report}: how reliable it was on the calibration questions")
 
 
 @app.command(epilog="Example: edge-vqa-selector collect mini questions.jsonl -o traces.npz")
@@ -147,7 +146,7 @@ def collect(
             detail=detail,
         )
     left_out = f", {len(missing)} left out: no picture" if missing else ""
-    print(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
+    terminal.say(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
 
 
 @app.command(epilog="Example: edge-vqa-selector train traces.npz -o selector.npz")
@@ -178,15 +177,17 @@ def train(
         )
     training.save(fitted.trained, output)
     for name, loss in fitted.losses.items():
-        print(f"{name:26} cross-entropy out of fold {loss:.4f}{'  <- taken' if name == fitted.chosen else ''}")
+        terminal.say(f"{name:26} cross-entropy out of fold {loss:.4f}{'  <- taken' if name == fitted.chosen else ''}")
     ours, theirs = fitted.aurc
     low, high = fitted.better
-    print(
+    terminal.say(
         f"{output}: {len(fitted.traces)} questions, accuracy {fitted.traces.accuracy.mean():.3f}; AURC out of fold: Selector"
         f" {ours:.4f}, calibrated MaxProb {theirs:.4f}, difference {theirs - ours:+.4f} [{low:+.4f}, {high:+.4f}]"
     )
     if not fitted.selector_pays:
-        print("the Selector is not significantly better: more questions, or the method `temperature`, may serve you better")
+        terminal.say(
+            "the Selector is not significantly better: more questions, or the method `temperature`, may serve you better"
+        )
 
 
 @app.command(epilog="Example: edge-vqa-selector export selector.npz mini-q4")
@@ -205,7 +206,7 @@ def export(
 
     trained = training.load(selector)
     size = exporting.export(trained, bundles.read(bundle), int8=int8)
-    print(f"{bundle}: {trained.method}, {size:,} bytes")
+    terminal.say(f"{bundle}: {trained.method}, {size:,} bytes")
 
 
 @app.command(
@@ -294,7 +295,8 @@ def study(
     }
     for name, content in results.items():
         write_bytes(output / name, content)
-    print("\n".join(str(output / name) for name in results))
+    for name in results:
+        terminal.say(str(output / name))
 
 
 import_app = typer.Typer(help="Turn official annotation files into questions files.", no_args_is_help=True)
@@ -369,23 +371,23 @@ def _write_splits(questions: list[Question], output: Path, split: list[str] | No
     for name, own in made.items():
         datasets.write(own, output / f"{name}.jsonl")
         pictures = len({question.image for question in own})
-        print(f"{output / name}.jsonl: {len(own):,} questions on {pictures:,} pictures")
+        terminal.say(f"{output / name}.jsonl: {len(own):,} questions on {pictures:,} pictures")
     _, missing = split_missing(questions)
     if missing:
         some = ", ".join(dict.fromkeys(str(question.image) for question in missing[:3]))
-        print(f"{len(missing):,} questions have no picture yet ({some}, ...): --skip-missing leaves them out", file=sys.stderr)
+        terminal.tell(f"{len(missing):,} questions have no picture yet ({some}, ...): --skip-missing leaves them out")
 
 
 def _print_point(point: OperatingPoint) -> None:
     limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
-    print(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
+    terminal.say(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
 
 
 def _print_needed(questions: int | None, kind: str) -> None:
     if questions:
-        print(f"  about {questions:,} {kind} questions would do")
+        terminal.say(f"  about {questions:,} {kind} questions would do")
     else:
-        print("  even the surest answers are wrong too often: more questions would hardly help")
+        terminal.say("  even the surest answers are wrong too often: more questions would hardly help")
 
 
 def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:

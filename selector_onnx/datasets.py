@@ -16,10 +16,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from edge_vqa import untrusted
 from edge_vqa.bundle import write_bytes
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.questions import Question
 
+MOST_BYTES = 2**30  # of an annotation file; those of VQAv2 have 370 MB
 SHARES = {"dev": 0.4, "val": 0.1, "test": 0.5}
 COCO_NAMES = ("COCO_{subtype}_{id:012}.jpg", "{id:012}.jpg")  # of 2014 and of 2017
 
@@ -109,7 +111,7 @@ def write(questions: Iterable[Question], path: Path) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(untrusted.read_text(path, MOST_BYTES))
     except FileNotFoundError:
         raise EdgeVqaError(f"{path} does not exist", "download and unpack the official files") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -137,8 +139,8 @@ def _ids(path: Path) -> list[str]:
     if path.suffix == ".json":
         return [str(number) for number in _json(path)]
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for line in untrusted.read_text(path).splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
         raise EdgeVqaError(f"{path} cannot be read ({error})", "give a file of question ids") from None
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
+from edge_vqa import admission, trace
 from edge_vqa import bundle as bundles
-from edge_vqa import trace
 from edge_vqa.bundle import Bundle, Manifest, SelectorInfo
 from edge_vqa.confidence import Selector, SelectorEarly
 from edge_vqa.errors import EdgeVqaError
 from selector_onnx.collect import Array, Origin
 from selector_onnx.train import Trained
 
-FILES = {"selector": "selector.onnx", "selector_early": "selector_early.onnx"}
 MAX_BYTES = 1_000_000
 
 
@@ -85,9 +85,10 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     if len(data) > MAX_BYTES:
         raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "try --int8")
     role = SelectorEarly.role if trained.method == SelectorEarly.name else Selector.role
-    path = bundle.folder / FILES[role]
+    # A new file beside the old one: whoever is killed before bundle.json is replaced leaves the bundle as it was.
+    path = bundle.folder / f"{role}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
     bundles.write_bytes(path, data)
-    manifest = bundle.manifest
+    manifest, known = bundle.manifest, admission.is_known(bundle)
     info = SelectorInfo(
         schema=trained.origin.schema,
         dimensions={name: weight.shape[1] for name, (weight, _) in trained.projections.items()},
@@ -101,6 +102,11 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     else:
         changed = dataclasses.replace(changed, selector_early=info)
     write_manifest(bundle.folder, changed)
+    if known:
+        admission.keep(bundles.read(bundle.folder))
+    old = bundle.files.get(role)
+    if old is not None and old != path:
+        old.unlink(missing_ok=True)
     return len(data)
 
 

@@ -119,7 +119,7 @@ def fit(
             of = {str(copy.image): str(original.image) for copy, original in copies}
             learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
         fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
-        made = _copy(bundle, folder, output.name, selectors=method == KEPT)
+        made = _copy(bundle, folder, bundles.name_for(output), selectors=method == KEPT)
         if method == methods.Selector.name and fitted:
             export(fitted.trained, made, int8=options.int8)
             early = train(learned, inputs=EARLY, seed=options.seed, progress=_step("training the early Selector", progress))

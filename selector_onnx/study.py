@@ -26,7 +26,7 @@ import numpy as np
 
 from edge_vqa import bundle as bundles
 from edge_vqa import confidence as methods
-from edge_vqa import evaluation, native, trace
+from edge_vqa import evaluation, native, trace, untrusted
 from edge_vqa import questions as files
 from edge_vqa.bundle import write_whole
 from edge_vqa.errors import EdgeVqaError
@@ -98,7 +98,7 @@ class Config:
 def read_config(path: Path) -> Config:
     """Raises EdgeVqaError naming the key at fault."""
     try:
-        decoded = tomllib.loads(path.read_text(encoding="utf-8"))
+        decoded = tomllib.loads(untrusted.read_text(path))
         config: Config = bundles.typed(decoded, Config, "")
     except (OSError, ValueError) as error:
         raise EdgeVqaError(f"{path} is not a study ({error})", "see docs/study.md for an example") from None

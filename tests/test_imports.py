@@ -18,27 +18,32 @@ MAY_IMPORT = {
     "selector_onnx": {"selector_onnx", "edge_vqa"},
     "devices": {"devices"},
 }
-# What conversion takes from the runtime: the manifest, what describes ready files, errors, and the border to llama.cpp.
-CONVERTERS_MAY_TAKE = {"bundle", "device", "errors", "gguf_file", "native", "ready", "template"}
+# What conversion takes from the runtime: the manifest, what describes ready files, errors, the border to llama.cpp, and
+# the word that a bundle was made here.
+CONVERTERS_MAY_TAKE = {
+    *("admission", "bundle", "device", "errors", "gguf_file", "native", "ready", "start", "template", "terminal", "untrusted")
+}
 # Calibration and comparison ask questions, as the device does, and may take the rest.
 THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("camera", "child", "cli_options", "errors", "terminal"),
-    ("bundle", "device", "gguf_file", "metrics", "native", "sensors", "trace", "trial"),
+    ("camera", "child", "cli_options", "errors", "start", "terminal", "untrusted", "visible"),
+    ("bundle", "claims", "device", "gguf_file", "metrics", "native", "onnx_file", "sensors", "trace", "trial"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
     ("pull",),
     ("prompt", "vision", "vision_mtmd", "vision_onnx", "confidence", "gate", "watch"),
     ("engine",),
     ("cache", "memory", "tuning"),
+    ("admission",),
     ("many", "model", "trial_child"),
     ("batch", "bench", "doctor", "evaluation"),
     ("tuner",),
     ("bench_tables", "report"),
     ("cli_device", "cli_models"),
     ("cli",),
+    ("__main__",),
 )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from edge_vqa.confidence import Selector
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import load
 from edge_vqa.trace import features
-from selector_onnx import collect, train
+from selector_onnx import collect, export, train
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, edit_manifest, one_line
 
 
@@ -82,10 +84,9 @@ def test_the_graph_agrees_with_plain_numpy_and_with_the_runtime(
     copied: Path, questions: Path, traces: collect.Traces, candidate: train.Candidate
 ) -> None:
     from edge_vqa.questions import read
-    from selector_onnx.export import export
 
     trained = train.train(traces, candidates=[candidate]).trained
-    export(trained, bundles.read(copied))
+    export.export(trained, bundles.read(copied))
     graph = Selector(bundles.read(copied))
     assert np.abs(graph.score_features(traces.features) - trained.score_features(traces.features)).max() < 1e-5
     with load(copied) as model:
@@ -94,15 +95,45 @@ def test_the_graph_agrees_with_plain_numpy_and_with_the_runtime(
 
 
 def test_in_8_bits_the_graph_says_nearly_the_same_and_is_smaller(copied: Path, traces: collect.Traces) -> None:
-    from selector_onnx.export import export
-
     trained = train.train(traces, candidates=SMALL[1:]).trained
-    whole = export(trained, bundles.read(copied))
-    small = export(trained, bundles.read(copied), int8=True)
+    whole = export.export(trained, bundles.read(copied))
+    small = export.export(trained, bundles.read(copied), int8=True)
     difference = np.abs(
         Selector(bundles.read(copied)).score_features(traces.features) - trained.score_features(traces.features)
     )
     assert small < 0.5 * whole and difference.max() < 0.05, (small, whole, difference.max())
+
+
+def test_a_new_selector_replaces_the_old_one_as_a_whole(
+    copied: Path, traces: collect.Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at any file operation, `export` leaves a bundle that verifies and answers with one of the two."""
+    trained = train.train(traces, candidates=SMALL[1:]).trained
+
+    def counted(real: Callable[..., object], left: list[int]) -> Callable[..., object]:
+        def call(*arguments: object, **how: object) -> object:
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            return real(*arguments, **how)
+
+        return call
+
+    statuses = []
+    for operations in range(12):
+        process = os.fork()
+        if not process:
+            left = [operations]
+            for name in ("replace", "unlink", "open"):
+                monkeypatch.setattr(Path, name, counted(getattr(Path, name), left))
+            export.export(trained, bundles.read(copied))
+            os._exit(0)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+        bundles.verify(bundles.read(copied), thorough=True)
+    assert statuses[0] == 9 and statuses[-1] == 0, statuses
+    assert len(list(copied.glob("selector*.onnx"))) <= 3, "at most a file that nobody names is left"
+    with load(copied) as model:
+        assert model.ask(EXAMPLES / "shape.png", "what is this?").confidence_method == "selector"
 
 
 @pytest.mark.parametrize("int8", [False, True])
