@@ -7,12 +7,10 @@ library, below `$EDGE_VQA_HOME/trials`; only what was admitted is kept.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from edge_vqa import bundle as bundles
 from edge_vqa import child, claims, memory, native, onnx_file
@@ -22,15 +20,14 @@ from edge_vqa.errors import EdgeVqaError
 AGAIN = "download or convert it again"
 SECONDS, BYTES_A_SECOND = 30.0, 4 * 10**6  # of a trial: to begin with, and for the size of its files
 SPARE = 256 * 2**20  # bytes beyond those that the files' size explains
-UNLIMITED = 1 << 50  # the child has a limit of its own
 MOST_TOKENS = 32_768  # that a picture may take
 
-admitted = False  # in the trial itself
+trying = False  # in the trial itself
 
 
 def admit(bundle: Bundle) -> None:
     """Raises EdgeVqaError, in one line, for a bundle that would end the process, hang or fill memory."""
-    if admitted or is_known(bundle):
+    if trying or is_known(bundle):
         return
     check(bundle)
     library = native.library()
@@ -75,37 +72,8 @@ def check(bundle: Bundle) -> None:
         onnx_file.check(bundle.files["vision_onnx"], onnx_file.TOWER)
 
 
-def attempt(folder: str) -> Any:
-    """The child's side: ask a question with each vision tower and each Selector; yields what it is about to do."""
-    global admitted
-    admitted = True
-    import numpy as np
-
-    from edge_vqa import confidence as confidences
-    from edge_vqa.device import Threads
-    from edge_vqa.model import Model, Options
-
-    try:
-        bundle = bundles.read(Path(folder))
-        for backend in _backends(bundle):
-            yield f"loading it ({backend})"
-            options = Options(confidence="maxprob", vision=backend, threads=Threads.of(2), watch=False, memory_limit=UNLIMITED)
-            with Model(bundle, options) as model:
-                yield "answering a question"
-                picture = np.zeros((64, 96, 3), np.uint8)
-                picture[16:48, 24:72] = (220, 20, 20)
-                trace = model.ask(picture, "what is this?", gate=False, max_tokens=3).trace
-    except EdgeVqaError as error:
-        yield {"what": error.what, "todo": error.todo}
-        return
-    for method in (confidences.Selector, confidences.SelectorEarly):
-        if method.role in bundle.files:
-            yield f"scoring it ({method.name})"
-            with contextlib.suppress(EdgeVqaError):  # who uses it is told then: another method may do
-                method(bundle).score(trace)
-
-
-def _backends(bundle: Bundle) -> list[str]:
+def backends(bundle: Bundle) -> list[str]:
+    """What its vision towers need."""
     return [backend for backend, role in BACKENDS.items() if role in bundle.files]
 
 
@@ -113,7 +81,7 @@ def _needs(bundle: Bundle) -> list[memory.Need]:
     from edge_vqa.engine import room_for
 
     context = room_for(bundle.manifest.runtime.preprocessing)
-    return [memory.Need(backend, context) for backend in _backends(bundle)]
+    return [memory.Need(backend, context) for backend in backends(bundle)]
 
 
 def _path(bundle: Bundle) -> Path:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import _thread
-import io
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from edge_vqa.visible import visible
 
@@ -49,57 +47,19 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     raise _Interrupted
 
 
-class _Closed(io.TextIOBase):
-    """In the place of a standard output that is closed, `>&-`."""
-
-    def write(self, text: str) -> int:
-        raise EdgeVqaError("standard output is closed", "let it go somewhere, as to /dev/null")
-
-    def writable(self) -> bool:
-        return True
-
-
-def _open_standard_streams() -> None:
-    """Give the numbers 0, 1 and 2 to /dev/null where they are closed: the next file would get them, and llama.cpp's log."""
-    absent = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
-    if not absent:
-        return
-    while os.open(os.devnull, os.O_RDWR) < 2:
-        pass
-    for name in absent:
-        stream: TextIO | _Closed = _Closed() if name == "stdout" else open(os.devnull, "r" if name == "stdin" else "w")  # noqa: SIM115, PTH123
-        setattr(sys, name, stream)
-
-
-def _flush() -> None:
-    """Write out what was printed. Raises BrokenPipeError, and EdgeVqaError where it cannot be written otherwise."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _say_no_more()
-        raise EdgeVqaError(
-            f"standard output cannot be written ({error.strerror})", "make room, or let it go elsewhere"
-        ) from None
-
-
-def _say_no_more() -> None:
-    """Lose what was not written: Python would try it once more at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def run(app: Callable[[], object], program: str) -> NoReturn:
     """Run a typer app as a program: an EdgeVqaError becomes one line on stderr and exit status 1, never a traceback."""
-    _open_standard_streams()
+    from edge_vqa import streams
+
+    streams.prepare()
     signal.signal(signal.SIGINT, _interrupt)
     try:
         try:
             app()
         finally:
-            _flush()
+            sys.stdout.flush()
     except BrokenPipeError:
-        _say_no_more()
+        streams.say_no_more()
         sys.exit(1)
     except (Exception, _Interrupted) as error:
         wipe = "\r\033[K" if sys.stderr.isatty() else ""  # whatever was said to be going on

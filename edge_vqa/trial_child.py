@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
@@ -33,15 +34,16 @@ MATRICES = {
 }
 
 
+UNLIMITED = 1 << 50  # bytes: the child has a limit of its own
+
+
 def main(request: dict[str, Any]) -> Iterator[Any]:
     """request: {"rank": names of variants} | {"library": a variant or ""} | {"bundle": its folder, "library": a verdict}."""
     if "rank" in request:
         yield _rank(request["rank"])
     elif "bundle" in request:
-        from edge_vqa import admission
-
         native.use(Library(**request["library"]))
-        yield from admission.attempt(request["bundle"])
+        yield from _bundle(Path(request["bundle"]))
     else:
         yield from _library(request["library"])
 
@@ -70,6 +72,37 @@ def _library(variant: str) -> Iterator[Any]:
     yield {"tower": _tower()}
     extra = _products(extra_buffers=True)
     yield {"extra": bool(np.abs(extra - plain).max() < SAME * np.ptp(plain))}
+
+
+def _bundle(folder: Path) -> Iterator[Any]:
+    """Ask a question with each vision tower and each Selector; yields what it is about to do, or what is wrong."""
+    import numpy as np
+
+    from edge_vqa import admission
+    from edge_vqa import bundle as bundles
+    from edge_vqa import confidence as confidences
+    from edge_vqa.device import Threads
+    from edge_vqa.model import Model, Options
+
+    admission.trying = True
+    try:
+        bundle = bundles.read(folder)
+        for backend in admission.backends(bundle):
+            yield f"loading it ({backend})"
+            options = Options(confidence="maxprob", vision=backend, threads=Threads.of(2), watch=False, memory_limit=UNLIMITED)
+            with Model(bundle, options) as model:
+                yield "answering a question"
+                picture = np.zeros((64, 96, 3), np.uint8)
+                picture[16:48, 24:72] = (220, 20, 20)
+                trace = model.ask(picture, "what is this?", gate=False, max_tokens=3).trace
+    except EdgeVqaError as error:
+        yield {"what": error.what, "todo": error.todo}
+        return
+    for method in (confidences.Selector, confidences.SelectorEarly):
+        if method.role in bundle.files:
+            yield f"scoring it ({method.name})"
+            with contextlib.suppress(EdgeVqaError):  # who uses it is told then: another method may do
+                method(bundle).score(trace)
 
 
 def _products(*, extra_buffers: bool) -> Logits:

@@ -21,14 +21,14 @@ MAY_IMPORT = {
 # What conversion takes from the runtime: the manifest, what describes ready files, errors, the border to llama.cpp, and
 # the word that a bundle was made here.
 CONVERTERS_MAY_TAKE = {
-    *("admission", "bundle", "device", "errors", "gguf_file", "native", "ready", "start", "template", "terminal", "untrusted")
+    *("admission", "bundle", "device", "errors", "gguf_file", "native", "ready", "template", "terminal", "untrusted")
 }
 # Calibration and comparison ask questions, as the device does, and may take the rest.
 THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # within the runtime: a module may import those before it
 ORDER = (
-    ("camera", "child", "cli_options", "errors", "start", "terminal", "untrusted", "visible"),
+    ("camera", "child", "cli_options", "errors", "streams", "terminal", "untrusted", "visible"),
     ("bundle", "claims", "device", "gguf_file", "metrics", "native", "onnx_file", "sensors", "trace", "trial"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
