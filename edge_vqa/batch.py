@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -117,18 +117,19 @@ def run(
             max_tokens=settings.max_tokens,
         )
         end = stream.seek(0, os.SEEK_END)
-        for number, (question, answer) in enumerate(zip(rest, answers, strict=True)):
-            line = {"question_id": question.question_id} | _line(answer, settings.show_candidate)
-            line |= settled | {"of": contents[number]}
-            raw = as_json(line).encode() + b"\n"
-            stream.write(raw)
-            stream.flush()
-            places[question.question_id], end = (end, len(raw)), end + len(raw)
-            if time.monotonic() - synced > SYNC_S:
-                os.fsync(stream.fileno())
-                synced = time.monotonic()
-            outcome = outcome.with_line(line)
-            progress(outcome)
+        with closing(answers):
+            for number, (question, answer) in enumerate(zip(rest, answers, strict=True)):
+                line = {"question_id": question.question_id} | _line(answer, settings.show_candidate)
+                line |= settled | {"of": contents[number]}
+                raw = as_json(line).encode() + b"\n"
+                stream.write(raw)
+                stream.flush()
+                places[question.question_id], end = (end, len(raw)), end + len(raw)
+                if time.monotonic() - synced > SYNC_S:
+                    os.fsync(stream.fileno())
+                    synced = time.monotonic()
+                outcome = outcome.with_line(line)
+                progress(outcome)
         os.fsync(stream.fileno())
         if stale or list(places) != list(by_id):
             _put_in_order(stream, output, [places[name] for name in by_id])

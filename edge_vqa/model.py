@@ -308,7 +308,7 @@ class Model:
         gate: bool = True,
         detail: str | None = None,
         max_tokens: int | None = None,
-    ) -> Iterator[Answer | EdgeVqaError]:
+    ) -> Generator[Answer | EdgeVqaError]:
         """`ask` for many questions, faster: an Answer for each, in order, or the error that it would have raised.
 
         Up to `Options.sequences` questions are decoded together, neighbours on one picture share it, and the next pictures are

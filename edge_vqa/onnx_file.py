@@ -39,15 +39,22 @@ def check(path: Path, operators: frozenset[str]) -> Graph:
     """The graph of a file, made of these operators. Raises EdgeVqaError naming what is not admitted."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            whole = memoryview(data)
-            try:
-                return _model(whole, operators)
-            finally:
-                whole.release()
-    except (ValueError, IndexError, OSError, BufferError) as error:
+            found = _read(data, operators)
+    except (ValueError, OSError) as error:
+        found = str(error)
+    if isinstance(found, str):
         raise EdgeVqaError(
-            f"{path.name} is not an ONNX graph that can be loaded ({error})", "convert or download the bundle again"
-        ) from None
+            f"{path.name} is not an ONNX graph that can be loaded ({found})", "convert or download the bundle again"
+        )
+    return found
+
+
+def _read(data: mmap.mmap, operators: frozenset[str]) -> Graph | str:
+    """The graph, or why there is none; nothing that still looks into `data`, as an exception would."""
+    try:
+        return _model(memoryview(data), operators)
+    except (ValueError, IndexError) as error:
+        return str(error)
 
 
 def check_selector(path: Path) -> None:

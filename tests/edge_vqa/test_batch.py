@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,52 @@ def test_a_wrong_setting_is_said_once_and_writes_nothing(model: Model, tmp_path:
     with pytest.raises(EdgeVqaError, match="threshold 7"):
         batch.run(model, some(2), tmp_path / "answers.jsonl", Settings(threshold=7))
     assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_what_was_changed_since_is_asked_again_and_nothing_else(model: Model, tmp_path: Path, run: Run) -> None:
+    """A line belongs to the content of its question and picture, whatever they are called and wherever they stand."""
+    picture, output = tmp_path / "a.png", tmp_path / "answers.jsonl"
+    picture.write_bytes((EXAMPLES / "fruit.png").read_bytes())
+    questions = [*some(4), Question("own", picture, "what is this?", ()), Question("gone", tmp_path / "b.png", "what?", ())]
+    outcome = batch.run(model, questions, output)
+    assert (len(outcome), outcome.failed, outcome.again) == (6, 1, 0)
+    first = lines(output)
+    touched = picture.stat().st_mtime_ns
+    picture.write_bytes((EXAMPLES / "price.png").read_bytes())
+    os.utime(picture, ns=(touched, touched))
+    (tmp_path / "b.png").write_bytes((EXAMPLES / "shape.png").read_bytes())
+    changed = [questions[3], replace(questions[0], question="how much is it?"), *questions[1:3], *questions[4:]]
+    outcome = batch.run(model, changed, output)
+    assert (len(outcome), outcome.failed, outcome.again) == (6, 0, 3)
+    second = lines(output)
+    assert [line["question_id"] for line in second] == [question.question_id for question in changed]
+    kept = [line for line in second if line in first]
+    assert [line["question_id"] for line in kept] == ["q3", "q1", "q2"], "with the time they took then"
+    for question, line in zip(changed, second, strict=True):
+        assert line["confidence"] == pytest.approx(model.ask(question.image, question.question).confidence, abs=1e-4)
+    before = output.read_bytes()
+    assert batch.run(model, changed, output).again == 0 and output.read_bytes() == before
+    asked = written(tmp_path / "questions.jsonl", [replace(changed[0], question="is it red?"), *changed[1:]])
+    said = run("edge-vqa", "batch", asked, "-o", output).stderr
+    assert said.count("\n") == 1 and "; 1 asked again, whose question or picture was changed" in said
+
+
+def test_an_interrupted_second_asking_loses_neither(model: Model, tmp_path: Path) -> None:
+    """What was asked again lies behind, until all is asked: then the file is put in order, in one step."""
+    questions, output = some(6), tmp_path / "answers.jsonl"
+    batch.run(model, questions, output)
+    changed = [replace(question, question="is it red?") for question in questions[:3]] + questions[3:]
+
+    def stop(outcome: batch.Outcome) -> None:
+        if len(outcome) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        batch.run(model, changed, output, progress=stop)
+    assert len(lines(output)) == 8
+    outcome = batch.run(model, changed, output)
+    assert (len(outcome), outcome.again) == (6, 1)
+    assert [line["question_id"] for line in lines(output)] == [question.question_id for question in changed]
 
 
 def test_only_one_process_writes(model: Model, tmp_path: Path) -> None:

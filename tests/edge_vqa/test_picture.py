@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,25 @@ def noise(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000"])
 def test_opens_every_format_it_names(kind: str) -> None:
     assert open_picture(encoded(noise(30, 20), kind)).size == (30, 20)
+
+
+def test_a_phones_heic_is_read_where_the_plugin_is_and_says_so_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pillow_heif
+
+    smooth = noise(3, 2).resize((300, 200))
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(smooth).save(stream, quality=95)
+    assert stream.getvalue()[4:8] == b"ftyp"
+    read = open_picture(stream.getvalue())
+    assert read.size == (300, 200) and np.abs(read.rgb.astype(int) - np.asarray(smooth)).mean() < 4
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(EdgeVqaError, match=r'pip install "edge-vqa\[heic\]"'):
+        open_picture(stream.getvalue())
+    with pytest.raises(EdgeVqaError, match="HEIC"):
+        open_picture(stream.getvalue()[:40])
 
 
 def test_a_path_bytes_an_image_and_an_array_are_the_same_picture(tmp_path: Path) -> None:

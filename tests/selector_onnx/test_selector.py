@@ -119,8 +119,9 @@ def test_a_new_selector_replaces_the_old_one_as_a_whole(
 
         return call
 
-    statuses = []
-    for operations in range(12):
+    statuses = [9]
+    while statuses[-1]:
+        operations = len(statuses) - 1
         process = os.fork()
         if not process:
             left = [operations]
@@ -130,7 +131,7 @@ def test_a_new_selector_replaces_the_old_one_as_a_whole(
             os._exit(0)
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
         bundles.verify(bundles.read(copied), thorough=True)
-    assert statuses[0] == 9 and statuses[-1] == 0, statuses
+    assert statuses[1] == 9 and len(statuses) > 4 and set(statuses[1:-1]) == {9}, statuses
     assert len(list(copied.glob("selector*.onnx"))) <= 3, "at most a file that nobody names is left"
     with load(copied) as model:
         assert model.ask(EXAMPLES / "shape.png", "what is this?").confidence_method == "selector"
