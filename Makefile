@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 MINI := edge_vqa/bundles/mini
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm64 lint fix bundle measure study sheet readme clean
+.PHONY: help demo test test-arm64 test-x86_64 wheels lint fix bundle measure study sheet readme clean
 
 help: ## list the tasks
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):[^#]*## /\1\t/' | expand -t 12
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edge-vqa needs Python 3.11: make PYTHON=python3.11 ..."; exit 1; }
@@ -36,6 +36,12 @@ test: $(VENV)/.dev ## install what the tests need and run them all
 test-arm64: $(VENV)/.dev ## install and ask in an emulated arm64 Debian (as root, on Debian x86-64; 20 minutes the first time)
 	$(BIN)/python -m tests.arm64
 
+test-x86_64: $(VENV)/.dev ## ask on older x86-64 processors, emulated (on Debian; 10 minutes after `make wheels`)
+	$(BIN)/python -m tests.x86_64
+
+wheels: $(VENV)/.dev ## wheels for devices without a compiler, x86-64 and arm64, into wheels/ (on Debian; 25 minutes the first time)
+	$(BIN)/python -m recipes.wheels
+
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +67,4 @@ readme: $(VENV)/.dev ## run the README's commands again and write their output i
 	$(BIN)/python -m tests.readme --write
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist wheels .pytest_cache .mypy_cache .ruff_cache

@@ -3,9 +3,9 @@
     make test-arm64                                                           # as root, on Debian x86-64; 20 minutes at first
     python -m tests.arm64 --questions build/mini/questions/mix_test.jsonl     # 1,000 test questions besides: 20 minutes more
 
-qemu runs the arm64 programs (`qemu-user-static`), debootstrap makes the root. llama-cpp-python is cross-compiled, once for the
-CPU of each board: compiling it under emulation takes hours. Everything lands in build/arm64, and is used again;
-raspberry_pi_5.txt and raspberry_pi_4.txt hold what was said. Seconds there are emulated ones, and say nothing about a board.
+qemu runs the arm64 programs (`qemu-user-static`), debootstrap makes the root; the wheels are those of `make wheels`, whose
+llama.cpp chooses its code for each CPU. Everything lands in build/arm64, and is used again; raspberry_pi_5.txt,
+raspberry_pi_4.txt and max.txt hold what was said. Seconds there are emulated ones, and say nothing about a board.
 """
 
 from __future__ import annotations
@@ -20,23 +20,20 @@ import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple, TextIO
+
+from recipes import wheels
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 PROGRAMS = Path(sys.executable).parent.absolute()
 WORK = ROOT / "build" / "arm64"
-WHEELS, SYSTEM = WORK / "wheels", WORK / "root"
-NEEDED = ("qemu-user-static", "debootstrap", "gcc-aarch64-linux-gnu", "g++-aarch64-linux-gnu", "cmake", "ninja-build")
+WHEELS, SYSTEM = ROOT / "wheels", WORK / "root"
+NEEDED = ("qemu-user-static", "debootstrap", *wheels.NEEDED)
 # From the header of an arm64 ELF program: what binfmt_misc recognises it by (Debian's qemu-aarch64.conf)
 MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
-PLATFORMS = [
-    f"{kind}_aarch64"
-    for kind in ("manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "linux")
-]
 WITHIN = 1e-2  # confidence, arm64 against x86-64
 # Shares of equal answers and of confidences so near. Kernels for quantised weights round activations to 8 bits, by which two
 # builds for x86-64 differ as well (docs/arm64.md)
@@ -44,67 +41,36 @@ QUANTISED, UNQUANTISED = (0.98, 0.8), (1.0, 0.99)
 
 
 class Board(NamedTuple):
-    """name: of its profile, and of its record in tests/data/boards; cpu: as qemu calls it; architecture: as gcc does."""
+    """name: of its profile, and of its record in tests/data/boards; cpu: as qemu calls it; variant: of llama.cpp's CPU code,
+    which it has to choose."""
 
     name: str
     cpu: str
-    architecture: str
+    variant: str
 
 
-PI_5 = Board("raspberry_pi_5", "cortex-a76", "armv8.2-a+dotprod+fp16")
-PI_4 = Board("raspberry_pi_4", "cortex-a72", "armv8-a")
-
-
-def run(*command: object, **settings: object) -> None:
-    print("$", *command, flush=True)
-    subprocess.run(list(map(str, command)), check=True, **settings)  # type: ignore[call-overload]
+PI_5 = Board("raspberry_pi_5", "cortex-a76", "armv8.2_2")
+PI_4 = Board("raspberry_pi_4", "cortex-a72", "armv8.0_1")
+MAX = Board("max", "max", "armv9.2_2")  # everything that qemu knows
 
 
 def prepare() -> None:
-    """Programs of the host, the emulator's registration, the arm64 root, and the wheels for it."""
-    if any(shutil.which(name) is None for name in ("debootstrap", "qemu-aarch64-static", "aarch64-linux-gnu-g++", "ninja")):
-        run("apt-get", "update", "-q")
-        run("apt-get", "install", "-y", "-q", "--no-install-recommends", *NEEDED)
+    """Programs of the host, the emulator's registration, the arm64 root, and the wheels."""
+    programs = ("debootstrap", "qemu-aarch64-static", "aarch64-linux-gnu-g++", "ninja", wheels.CLANG)
+    if any(shutil.which(name) is None for name in programs):
+        wheels.run("apt-get", "update", "-q")
+        wheels.run("apt-get", "install", "-y", "-q", "--no-install-recommends", *NEEDED)
     binfmt = Path("/proc/sys/fs/binfmt_misc")
     if not (binfmt / "register").exists():
-        run("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt)
+        wheels.run("mount", "-t", "binfmt_misc", "binfmt_misc", binfmt)
     if not (binfmt / "qemu-aarch64").exists():
         (binfmt / "register").write_text(f":qemu-aarch64:M::{MAGIC}:{MASK}:/usr/bin/qemu-aarch64-static:F")
     if not (SYSTEM / "usr/bin/python3").exists():
         sites = subprocess.run(["apt-get", "indextargets", "--format", "$(SITE)"], capture_output=True, text=True, check=True)
         shutil.rmtree(SYSTEM, ignore_errors=True)
-        included = "--include=python3,python3-venv,libgomp1"
-        run("debootstrap", "--arch=arm64", "--variant=minbase", included, "bookworm", SYSTEM, sites.stdout.split()[0])
-    WHEELS.mkdir(parents=True, exist_ok=True)
-    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    for board in (PI_5, PI_4):
-        if list((WORK / board.name).glob("llama_cpp_python-*aarch64.whl")):
-            continue
-        flags = {
-            "CMAKE_SYSTEM_NAME": "Linux",
-            "CMAKE_SYSTEM_PROCESSOR": "aarch64",
-            "CMAKE_C_COMPILER": "aarch64-linux-gnu-gcc",
-            "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
-            "GGML_NATIVE": "OFF",
-            "GGML_CPU_ARM_ARCH": board.architecture,
-        }
-        settings = os.environ | {
-            "CMAKE_ARGS": " ".join(f"-D{name}={value}" for name, value in flags.items()),
-            "_PYTHON_HOST_PLATFORM": "linux-aarch64",  # names the wheel
-        }
-        wanted = f"llama-cpp-python=={version('llama-cpp-python')}"
-        source = ("--no-deps", "--no-cache-dir", "--no-binary", "llama-cpp-python")
-        run(*pip, "wheel", *source, "-w", WORK / board.name, wanted, env=settings)
-    for old in WHEELS.glob("edge_vqa-*.whl"):
-        old.unlink()
-    run(*pip, "wheel", "-q", "--no-deps", "-w", WHEELS, ROOT)
-    (package,) = WHEELS.glob("edge_vqa-*.whl")
-    platforms = [argument for name in PLATFORMS for argument in ("--platform", name)]
-    python = ("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none")
-    wheels = ("--find-links", WHEELS, "--find-links", WORK / PI_5.name)
-    run(*pip, "download", "-q", "--only-binary", ":all:", *platforms, *python, *wheels, "-d", WHEELS, package)
-    for compiled in WHEELS.glob("llama_cpp_python-*.whl"):
-        compiled.unlink()  # each board has its own
+        included = "--include=python3,python3-venv"
+        wheels.run("debootstrap", "--arch=arm64", "--variant=minbase", included, "bookworm", SYSTEM, sites.stdout.split()[0])
+    wheels.make(WHEELS, (wheels.ARM64,))
 
 
 class Guest:
@@ -114,7 +80,7 @@ class Guest:
         self.board, self._transcript = board, transcript
         # the host's, but for the CPU, which programs would see as the host's
         cpuinfo = ROOT / "tests/data/boards" / board.name / "proc/cpuinfo"
-        mounts = {"/proc": "proc", cpuinfo: "proc/cpuinfo", "/sys": "sys", "/dev": "dev"}
+        mounts = {"/proc": "proc", cpuinfo if cpuinfo.is_file() else "/dev/null": "proc/cpuinfo", "/sys": "sys", "/dev": "dev"}
         places = [shlex.join(("mount", "--bind", "-o", "ro", f"{source}", f"{SYSTEM / at}")) for source, at in mounts.items()]
         inside = " && ".join([*places, f'exec chroot {shlex.quote(str(SYSTEM))} env -i -C /root "$@"'])
         settings = {"PATH": f"/opt/{board.name}/bin:/usr/bin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "QEMU_CPU": board.cpu}
@@ -140,14 +106,14 @@ class Guest:
 
 
 def install(guest: Guest) -> None:
-    name = guest.board.name
-    for wheels in (WHEELS, WORK / name):
-        shutil.copytree(wheels, SYSTEM / "root" / wheels.name, dirs_exist_ok=True)
+    """From the folder of wheels alone, as on a device without a compiler."""
+    name, there = guest.board.name, SYSTEM / "root/wheels"
+    shutil.rmtree(there, ignore_errors=True)
+    shutil.copytree(WHEELS, there, ignore=shutil.ignore_patterns("*_x86_64.whl"))
     if not (SYSTEM / "opt" / name / "bin/pip").exists():
         guest("python3", "-m", "venv", f"/opt/{name}")
-    (package,) = (path.name for path in WHEELS.glob("edge_vqa-*.whl"))
-    quiet = ("-q", "--disable-pip-version-check", "--no-index", "--find-links", "wheels", "--find-links", name)
-    guest("pip", "install", *quiet, "--force-reinstall", f"wheels/{package}")
+    quiet = ("-q", "--disable-pip-version-check", "--force-reinstall")
+    guest("pip", "install", *quiet, "--no-index", "--find-links", "wheels", "edge-vqa")
 
 
 def every_question() -> str:
@@ -166,7 +132,7 @@ def compare(guest: Guest, *command: str, result: str, own: int = 0) -> tuple[flo
     for folder in (SYSTEM / "root", here):
         (folder / result).unlink(missing_ok=True)
     guest("edge-vqa", *command, "-o", result.split("/")[0])
-    run(PROGRAMS / "edge-vqa", *command, "-o", here / result.split("/")[0], cwd=SYSTEM / "root")
+    wheels.run(PROGRAMS / "edge-vqa", *command, "-o", here / result.split("/")[0], cwd=SYSTEM / "root")
     theirs, ours = (
         [json.loads(line) for line in (folder / result).read_text().splitlines()] for folder in (SYSTEM / "root", here)
     )
@@ -197,19 +163,22 @@ def main() -> None:
     (home / "examples/every.jsonl").write_text(every_question())
     own = len((EXAMPLES / "questions.jsonl").read_text().splitlines())
     unquantised = ("--quant", "f16", "--vision-type", "f16", "--name", "unquantised", "--max-tokens", "12")
-    run(PROGRAMS / "edge-vqa-convert", ROOT / "recipes/mini/checkpoint", "-o", home / "unquantised", "--force", *unquantised)
+    wheels.run(
+        PROGRAMS / "edge-vqa-convert", ROOT / "recipes/mini/checkpoint", "-o", home / "unquantised", "--force", *unquantised
+    )
     batch = ("batch", "examples/every.jsonl", "--show-candidate")
-    for board in (PI_5, PI_4):
+    for board in (PI_5, PI_4, MAX):
         with (WORK / f"{board.name}.txt").open("w") as transcript:
             guest = Guest(board, transcript)
             guest("uname", "-m")
             install(guest)
-            guest("edge-vqa", "doctor")
+            assert f"libggml-cpu-{board.variant}.so" in guest("edge-vqa", "doctor", status=(0, 1) if board is MAX else (0,))
             assert guest("edge-vqa", "ask", "examples/price.png", "how much is it?").startswith("$4.50\n")
             guest("edge-vqa", "ask", "examples/coffee.jpg", "what is this?", status=(3,))
             guest("edge-vqa", "chat", "examples/fruit.png", stdin="what is left of the banana?\nis it an animal?\n")
             guest("edge-vqa", "bench", "--repeat", "3")
-            for options, least in (((), QUANTISED), (("--no-gate", "--model", "unquantised"), UNQUANTISED)):
+            models = (((), QUANTISED), (("--no-gate", "--model", "unquantised"), UNQUANTISED))
+            for options, least in models[: 1 if board is MAX else 2]:
                 reached = compare(guest, *batch, *options, result="answers.jsonl", own=own)
                 assert all(share >= bound for share, bound in zip(reached, least, strict=True)), reached
             if chosen.questions and board is PI_5:
