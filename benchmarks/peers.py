@@ -34,6 +34,7 @@ from PIL import Image
 from benchmarks.conversion import timed
 from benchmarks.speed import QUESTIONS, TOKENS, mtmd_cli, prepare
 from edge_vqa import bundle as bundles
+from edge_vqa import native
 from edge_vqa.answer import Answer
 from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.device import cores, default_threads
@@ -197,20 +198,28 @@ def decode(tool: Path, folder: Path, repeat: int) -> Times:
     noise = np.random.default_rng(0).integers(0, 256, (pixels.tile, pixels.tile, 3), np.uint8)
     pieces = picture_pieces(Picture(noise), "low", prompt, pixels)
     question = question_pieces(QUESTIONS[0], prompt)
-    engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=cores())
-    engine.open_prefix(engine.embed(pieces))
-    *_, trace = engine.answer(question, 1)
+    engines = {}
+    for extra, name in ((True, "edge-vqa"), (False, "edge-vqa, no extra buffers")):
+        if extra and not native.library().extra_buffers:
+            continue
+        native.use_extra_buffers(extra)
+        engine = engines[name] = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=cores())
+        engine.open_prefix(engine.embed(pieces))
+        *_, trace = engine.answer(question, 1)
     command = [tool / "llama-bench", "-m", bundle.files["lm"], "-p", 0, "-n", DECODED, "-d", trace.prompt_tokens]
     command += ["-t", cores(), "-r", 1, "-o", "json"]
     times: Times = defaultdict(list)
     for number in range(repeat + 1):
         out = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True).stdout
-        stamps = [time.perf_counter() for step in engine.answer(question, DECODED + 1) if isinstance(step, TokenTrace)]
-        assert len(stamps) > DECODED // 2, "the answer ended early"
         if number:
             times["llama-bench"].append(float(json.loads(out)[0]["avg_ts"]))
-            times["edge-vqa"].append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
-    engine.close()
+        for name, engine in engines.items():
+            stamps = [time.perf_counter() for step in engine.answer(question, DECODED + 1) if isinstance(step, TokenTrace)]
+            assert len(stamps) > DECODED // 2, "the answer ended early"
+            if number:
+                times[name].append((len(stamps) - 1) / (stamps[-1] - stamps[0]))
+    for engine in engines.values():
+        engine.close()
     return times
 
 

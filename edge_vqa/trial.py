@@ -182,7 +182,7 @@ def _tried() -> Library:
     off: list[str] = []
     features: tuple[str, ...] = ()
     fault = False
-    for variant in _ranked() if variants() else [""]:
+    for variant in ranked() if variants() else [""]:
         ended = child.run(CHILD, {"library": variant}, seconds=LIBRARY_SECONDS)
         if not ended.started:
             return Library(variant, tested=False, off=(f"extra buffer types: not tried, {ended.reason}",))
@@ -208,7 +208,7 @@ def _tried() -> Library:
     raise EdgeVqaError(f"llama.cpp does not work on this CPU ({'; '.join(off)})", rebuild(NATIVE))
 
 
-def _ranked() -> list[str]:
+def ranked() -> list[str]:
     """Variants that this CPU can run by their own judgement, the best first. They are asked in a child."""
     ended = child.run(CHILD, {"rank": variants()}, seconds=LIBRARY_SECONDS)
     ranked = [name for line in ended.lines if isinstance(line, list) for name in line]

@@ -25,6 +25,7 @@ EXAMPLES = ROOT / "examples"
 PROGRAMS = Path(sys.executable).parent.absolute()
 WORK = ROOT / "build" / "x86_64"
 WHEELS = ROOT / "wheels"
+KEYS = ("question_id", "image", "question")
 CPUS = ("Nehalem", "Haswell", "Skylake-Server")
 
 
@@ -69,12 +70,16 @@ def ask(cpu: str, programs: Path, transcript: TextIO) -> None:
     assert call("ask", "examples/price.png", "how much is it?") == "$4.50\n"
     call("ask", "examples/coffee.jpg", "what is this?", status=(3,))
     call("doctor", status=(0, 1))  # it reads of the host in /proc/cpuinfo
+    questions = WORK / "questions.jsonl"
+    known = [json.loads(line) for line in (EXAMPLES / "questions.jsonl").read_text().splitlines()]
+    asked = [line | {"question_id": f"{n}", "image": str(EXAMPLES / line["image"])} for n, line in enumerate(known)]
+    questions.write_text("".join(json.dumps({key: line[key] for key in KEYS}) + "\n" for line in asked))
     answers = {}
     for name, environment in (("here", os.environ), (cpu, settings)):
         output = WORK / f"{name}.jsonl"
         output.unlink(missing_ok=True)
         program = (PROGRAMS if name == "here" else programs) / "edge-vqa"
-        batch = [str(program), "batch", str(EXAMPLES / "questions.jsonl"), "-o", str(output), "--show-candidate"]
+        batch = [str(program), "batch", str(questions), "-o", str(output), "--show-candidate"]
         subprocess.run(batch, env=environment, check=True, capture_output=True)
         answers[name] = [json.loads(line) for line in output.read_text().splitlines()]
     pairs = list(zip(answers["here"], answers[cpu], strict=True))
