@@ -4,9 +4,9 @@ the installed llama.cpp that this CPU can run, and by other installations of it.
     python -m benchmarks.library [--keep FOLDER] [--also NAME=FOLDER ...] [--repeat 7]
 
 NAME=FOLDER: another llama-cpp-python, as `pip install --target FOLDER --no-deps WHEEL` makes it. Each measurement is a process
-of its own; the ways alternate, medians are quoted, ratios are medians of the repetitions' ratios to the first way. On a CPU with
-AMX this tells what AMX is worth: extra buffer types are what uses it. Of a build with several variants of its CPU code the best
-one is measured, and those that --variant names.
+of its own; the ways alternate, medians are quoted, ratios are medians of the repetitions' ratios to the first way. On a CPU
+with AMX this tells what AMX is worth: extra buffer types are what uses it. Of a build with several variants of its CPU code the
+best one is measured, and those that --variant names.
 """
 
 from __future__ import annotations
