@@ -135,7 +135,8 @@ def test_the_trial_costs_little(tmp_path: Path) -> None:
         began = time.perf_counter()
         ended = child.run(trial.CHILD, {"library": (trial.variants() or [""])[0]}, seconds=trial.LIBRARY_SECONDS)
         times.append(time.perf_counter() - began)
-        assert not ended.reason
+        # where the compiler made faulty code for weights laid out anew, it ends there: found out is what it is for
+        assert {"plain": True} in ended.lines and {"tower": True} in ended.lines and (not ended.reason or ended.signal)
     assert min(times) < 0.4 * slack(), f"{min(times):.2f} s"
 
 
