@@ -66,10 +66,11 @@ def measure(folder: Path, library: Library) -> dict[str, float]:
 
 
 def ways(variants: list[str]) -> list[Library]:
-    """How the installed llama.cpp can be used: variants of its CPU code with and without extra buffer types."""
+    """How the installed llama.cpp can be used: variants of its CPU code with and without extra buffer types, AMX among them."""
     found = trial.library()
     names = [found.variant, *(full for name in variants if (full := f"libggml-cpu-{name}.so") in trial.variants())]
-    libraries = [replace(found, variant=name, extra_buffers=extra) for name in names for extra in (True, False)]
+    kinds = [(True, False)] * (not found.without_amx) + [(True, True)] * ("AMX_INT8" in found.features) + [(False, True)]
+    libraries = [replace(found, variant=name, extra_buffers=on, without_amx=no) for name in names for on, no in kinds]
     return libraries if found.extra_buffers else [library for library in libraries if not library.extra_buffers]
 
 
@@ -95,7 +96,7 @@ def main() -> None:
         return
     if chosen.measure:
         value = json.loads(chosen.measure[1])
-        print(json.dumps(measure(Path(chosen.measure[0]), Library(value["variant"], value["extra_buffers"]))))
+        print(json.dumps(measure(Path(chosen.measure[0]), Library(**value))))
         return
     named = [argument for name in chosen.variant for argument in ("--variant", name)]
     places = {"installed": "", **dict(also.split("=", 1) for also in chosen.also)}
@@ -107,7 +108,8 @@ def main() -> None:
             for _ in range(chosen.repeat):
                 for name, place, way in compared:
                     title = f"{name} {way['variant'].removeprefix('libggml-cpu-').removesuffix('.so')}".strip()
-                    title += ", extra buffers" if way["extra_buffers"] else ", plain"
+                    without = " without AMX" if way["without_amx"] and "AMX_INT8" in way["features"] else ""
+                    title += f", extra buffers{without}" if way["extra_buffers"] else ", plain"
                     for what, value in json.loads(worker(["--measure", str(folder), json.dumps(way)], place)).items():
                         found[title, what].append(value)
             print(f"\n{shape}, tokens/s, {cores()} threads, {chosen.repeat} repetitions")

@@ -101,8 +101,7 @@ def _cpu(found: devices.Device, root: Path) -> Iterator[Finding]:
             f"the CPU has {', '.join(lacking)}, llama.cpp was compiled without: it runs slower than it could",
             trial.rebuild(trial.NATIVE if "AMX_INT8" in compiled or "amx_int8" not in found.features else trial.WITHOUT_AMX),
         )
-    # llama.cpp uses AMX for weights laid out anew only
-    unused = {"AMX_INT8"} & compiled if not library.extra_buffers else set()
+    unused = {"AMX_INT8"} & compiled if not library.amx else set()
     used = ", ".join(sorted(compiled & set(trial.FEATURES.values()) - unused)) or "none"
     idle = f"; compiled in, but not used: {', '.join(unused)}" if unused else ""
     variant = f" ({library.variant})" if library.variant else ""

@@ -65,6 +65,8 @@ def bindings() -> tuple[ModuleType, ModuleType]:
         if variant:
             _load_variant(Path(str(llama.__file__)).parent / "lib", variant)
         llama.llama_backend_init()
+        if library().without_amx:
+            _leave_out(Path(str(llama.__file__)).parent / "lib", b"AMX")
     return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
 
 
@@ -99,6 +101,33 @@ def _load_variant(folder: Path, variant: str) -> None:
             f"llama.cpp's CPU code {variant} does not load ({last_complaint() or 'no reason given'})",
             "reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
         )
+
+
+def _leave_out(folder: Path, name: bytes) -> list[bytes]:
+    """Take one of the extra buffer types from llama.cpp's list of them, which has no switch for a single one; returns the names of the others.
+
+    The list is an array of pointers that ends with null, asked for by every load of an LM (llama.cpp, make_cpu_buft_list).
+    """
+    for file in ("libggml-base.so", "libggml.so"):
+        library = ctypes.CDLL(str(folder / file), mode=ctypes.RTLD_GLOBAL)
+    pointer = ctypes.c_void_p
+    for call, result, arguments in (
+        ("ggml_backend_dev_by_type", pointer, [ctypes.c_int]),
+        ("ggml_backend_dev_backend_reg", pointer, [pointer]),
+        ("ggml_backend_reg_get_proc_address", pointer, [pointer, ctypes.c_char_p]),
+        ("ggml_backend_buft_name", ctypes.c_char_p, [pointer]),
+    ):
+        getattr(library, call).restype, getattr(library, call).argtypes = result, arguments
+    cpu = library.ggml_backend_dev_by_type(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
+    address = library.ggml_backend_reg_get_proc_address(
+        library.ggml_backend_dev_backend_reg(cpu), b"ggml_backend_dev_get_extra_bufts"
+    )
+    types = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(cpu)
+    listed = list(iter(iter(types).__next__, None))  # ctypes reads on for ever: null is the end
+    kept = [kind for kind in listed if library.ggml_backend_buft_name(kind) != name]
+    for place, kind in enumerate([*kept, None]):
+        types[place] = kind
+    return [library.ggml_backend_buft_name(kind) for kind in kept]
 
 
 def ggml() -> ctypes.CDLL:

@@ -19,7 +19,7 @@ from typing import Any
 from edge_vqa import child
 from edge_vqa.errors import EdgeVqaError
 
-SCHEMA = 1
+SCHEMA = 2
 CHILD = "edge_vqa.trial_child"
 LIBRARY_SECONDS = 30.0
 # what a CPU calls it -> what llama.cpp calls it; each makes matrix products faster
@@ -42,9 +42,9 @@ class Library:
     """How llama.cpp is to be used on this CPU.
 
     variant: file name of its CPU code, where a build carries several; empty where there is one. extra_buffers: whether
-    weights may be laid out anew for instructions of this CPU (AMX, repacked products). features: what the CPU code was
-    compiled with, in llama.cpp's names. off: what was tried and is not used, with the reason. tested: False where no trial
-    could be made.
+    weights may be laid out anew for instructions of this CPU (AMX, repacked products); without_amx: not for AMX. features:
+    what the CPU code was compiled with, in llama.cpp's names. off: what was tried and is not used, with the reason. tested:
+    False where no trial could be made.
     """
 
     variant: str = ""
@@ -52,6 +52,12 @@ class Library:
     features: tuple[str, ...] = ()
     off: tuple[str, ...] = ()
     tested: bool = True
+    without_amx: bool = False
+
+    @property
+    def amx(self) -> bool:
+        """Whether products run on AMX tiles: of weights laid out for them only."""
+        return "AMX_INT8" in self.features and self.extra_buffers and not self.without_amx
 
 
 _library: Library | None = None
@@ -195,11 +201,14 @@ def _tried() -> Library:
             off.append(f"{variant or 'llama.cpp'}: {ended.reason or 'wrong products'}")
             fault = fault or died
             continue
-        extra = done.get("extra") is True
+        extra, without_amx = done.get("extra") is True, False
+        if not extra and "AMX_INT8" in features:  # faulty code is known of it: the others may do
+            off.append(f"AMX: {ended.reason or 'wrong products'}")
+            ended, without_amx = child.run(CHILD, {"library": variant, "without_amx": True}, seconds=LIBRARY_SECONDS), True
+            extra = {"extra": True} in ended.lines
         if not extra:
-            what = "AMX" if "AMX_INT8" in features else "weights laid out anew"
-            off.append(f"extra buffer types ({what}): {ended.reason or 'wrong products'}")
-        verdict = Library(variant, extra, features, tuple(off))
+            off.append(f"extra buffer types: {ended.reason or 'wrong products'}")
+        verdict = Library(variant, extra, features, tuple(off), without_amx=without_amx)
         if died or not ended.reason:  # a time limit may be another program's fault: tried again next time
             _keep(_path(), {"stamp": stamp, "digest": _digest(), "verdict": asdict(verdict)})
         return verdict

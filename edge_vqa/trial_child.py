@@ -38,14 +38,14 @@ UNLIMITED = 1 << 50  # bytes: the child has a limit of its own
 
 
 def main(request: dict[str, Any]) -> Iterator[Any]:
-    """request: {"rank": names of variants} | {"library": a variant or ""} | {"bundle": its folder, "library": a verdict}."""
+    """request: {"rank": names of variants} | {"library": a variant or "", "without_amx"} | {"bundle": its folder, "library": a verdict}."""
     if "rank" in request:
         yield _rank(request["rank"])
     elif "bundle" in request:
         native.use(Library(**request["library"]))
         yield from _bundle(Path(request["bundle"]))
     else:
-        yield from _library(request["library"])
+        yield from _library(Library(request["library"], without_amx=request.get("without_amx", False)))
 
 
 def _rank(names: list[str]) -> list[str]:
@@ -57,8 +57,8 @@ def _rank(names: list[str]) -> list[str]:
     return sorted((name for name in names if scores[name] > 0), key=lambda name: -scores[name])
 
 
-def _library(variant: str) -> Iterator[Any]:
-    native.use(Library(variant))
+def _library(way: Library) -> Iterator[Any]:
+    native.use(way)
     try:
         native.bindings()
     except EdgeVqaError as error:

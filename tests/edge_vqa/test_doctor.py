@@ -73,13 +73,13 @@ def test_a_build_without_amx_is_all_that_can_be_had(monkeypatch: pytest.MonkeyPa
 
 def test_what_a_trial_switched_off_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled(monkeypatch, "AMX_INT8", "AVX512")
-    off = ("extra buffer types (AMX): it ended the process (SIGILL)",)
-    monkeypatch.setattr(native, "library", lambda: Library(off=off))
+    off = ("AMX: it ended the process (SIGILL)",)
+    monkeypatch.setattr(native, "library", lambda: Library(extra_buffers=True, off=off, without_amx=True))
     findings = list(examine(test=False))
     told = [finding for finding in findings if "switched off" in finding.text]
     assert len(told) == 1 and told[0].level == doctor.NOTE and "AMX" in told[0].text
     cpu = next(finding.text for finding in findings if finding.about == "cpu")
-    assert "llama.cpp uses AVX512;" in cpu and "not used: AMX_INT8" in cpu
+    assert "llama.cpp uses AVX512, extra buffer types;" in cpu and "not used: AMX_INT8" in cpu
 
 
 def test_the_vision_tower_of_another_model(copied: Path, tmp_path: Path) -> None:

@@ -268,9 +268,10 @@ def test_bad_input_costs_one_line(run: Run, tmp_path: Path, copied: Path, questi
 
 
 def test_thresholds_of_two_looks_are_chosen_and_used(run: Run, questions: Path, copied: Path) -> None:
-    low, high = questions.with_name("low.npz"), questions.with_name("high.npz")
+    low, high, asked = (questions.with_name(name) for name in ("low.npz", "high.npz", "asked.jsonl"))
+    asked.write_text("".join(questions.read_text().splitlines(keepends=True)[:100]))
     for path, detail in ((low, "low"), (high, "high")):
-        assert run("edge-vqa-selector", "collect", copied, questions, "-o", path, "--detail", detail).returncode == 0
+        assert run("edge-vqa-selector", "collect", copied, asked, "-o", path, "--detail", detail).returncode == 0
     assert not np.array_equal(collect.load(low).maxprob, collect.load(high).maxprob)
     result = run("edge-vqa-selector", "threshold", copied, low, "--then", high, "--risk", "0.3", "--delta", "0.2")
     assert result.returncode == 0 and "risk 0.3: threshold" in result.stdout, result.stdout + result.stderr
@@ -283,7 +284,7 @@ def test_thresholds_of_two_looks_are_chosen_and_used(run: Run, questions: Path, 
     same = run("edge-vqa-selector", "threshold", copied, low, "--then", low)
     assert "both looks are the same" in one_line(same)
     other = questions.with_name("other.jsonl")
-    other.write_text("".join(questions.read_text().splitlines(keepends=True)[:50]))
+    other.write_text("".join(questions.read_text().splitlines(keepends=True)[:20]))
     fewer = questions.with_name("fewer.npz")
     assert run("edge-vqa-selector", "collect", copied, other, "-o", fewer, "--detail", "high").returncode == 0
     assert "not of the same questions" in one_line(run("edge-vqa-selector", "threshold", copied, low, "--then", fewer))
