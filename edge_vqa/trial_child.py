@@ -38,7 +38,8 @@ UNLIMITED = 1 << 50  # bytes: the child has a limit of its own
 
 
 def main(request: dict[str, Any]) -> Iterator[Any]:
-    """request: {"rank": names of variants} | {"library": a variant or "", "without_amx"} | {"bundle": its folder, "library": a verdict}."""
+    """request: {"rank": names of variants} | {"library": a variant or "", "without_amx": whether AMX is left out}
+    | {"bundle": its folder, "library": a verdict}."""
     if "rank" in request:
         yield _rank(request["rank"])
     elif "bundle" in request:
