@@ -106,7 +106,8 @@ def _load_variant(folder: Path, variant: str) -> None:
 def _leave_out(folder: Path, name: bytes) -> list[bytes]:
     """Take one of the extra buffer types from llama.cpp's list of them; returns the names of the others.
 
-    There is no switch for a single one. The list is an array of pointers that ends with null, asked for by every load of an LM (llama.cpp, make_cpu_buft_list).
+    There is no switch for a single one. The list is an array of pointers that ends with null, asked for by every load of an LM
+    (llama.cpp, make_cpu_buft_list).
     """
     for file in ("libggml-base.so", "libggml.so"):
         library = ctypes.CDLL(str(folder / file), mode=ctypes.RTLD_GLOBAL)
