@@ -52,6 +52,7 @@ class Board(NamedTuple):
 PI_5 = Board("raspberry_pi_5", "cortex-a76", "armv8.2_2")
 PI_4 = Board("raspberry_pi_4", "cortex-a72", "armv8.0_1")
 MAX = Board("max", "max", "armv9.2_2")  # everything that qemu knows
+BOARDS = {board.name: board for board in (PI_5, PI_4, MAX)}
 
 
 def prepare() -> None:
@@ -154,6 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The package on arm64, under emulation.")
     parser.add_argument("--questions", type=Path, help="questions with answers, JSON lines, to be asked too")
     parser.add_argument("--first", type=int, default=1000, help="how many of them (a new picture takes a second)")
+    parser.add_argument("--board", action="append", choices=BOARDS, help="one of them only; may be given again")
     chosen = parser.parse_args()
     assert platform.machine() == "x86_64" and os.geteuid() == 0, "needs root on x86-64 Debian"
     (WORK / "here").mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,7 @@ def main() -> None:
         PROGRAMS / "edge-vqa-convert", ROOT / "recipes/mini/checkpoint", "-o", home / "unquantised", "--force", *unquantised
     )
     batch = ("batch", "examples/every.jsonl", "--show-candidate")
-    for board in (PI_5, PI_4, MAX):
+    for board in (BOARDS[name] for name in chosen.board or BOARDS):
         with (WORK / f"{board.name}.txt").open("w") as transcript:
             guest = Guest(board, transcript)
             guest("uname", "-m")
