@@ -34,7 +34,7 @@ from PIL import Image
 from benchmarks.conversion import timed
 from benchmarks.speed import QUESTIONS, TOKENS, mtmd_cli, prepare
 from edge_vqa import bundle as bundles
-from edge_vqa import native
+from edge_vqa import native, trial
 from edge_vqa.answer import Answer
 from edge_vqa.bundle import BACKENDS, Bundle
 from edge_vqa.device import cores, default_threads
@@ -200,7 +200,7 @@ def decode(tool: Path, folder: Path, repeat: int) -> Times:
     question = question_pieces(QUESTIONS[0], prompt)
     engines = {}
     for extra, name in ((True, "edge-vqa"), (False, "edge-vqa, no extra buffers")):
-        if extra and not native.library().extra_buffers:
+        if extra and not trial.library().extra_buffers:
             continue
         native.use_extra_buffers(extra)
         engine = engines[name] = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=cores())
