@@ -20,6 +20,7 @@ _last_lines: list[str] = []
 _verbose = False
 _ggml: ctypes.CDLL | None = None
 _library: Library | None = None
+_extra: list[tuple[int, bytes]] | None = None  # llama.cpp's extra buffer types, with their names
 _callback: Any = None  # llama.cpp keeps only the pointer: the object must live as long as the process
 
 
@@ -66,7 +67,7 @@ def bindings() -> tuple[ModuleType, ModuleType]:
             _load_variant(Path(str(llama.__file__)).parent / "lib", variant)
         llama.llama_backend_init()
         if library().without_amx:
-            _leave_out(Path(str(llama.__file__)).parent / "lib", b"AMX")
+            list_extra_buffers(without=b"AMX")
     return sys.modules["llama_cpp.llama_cpp"], sys.modules["llama_cpp.mtmd_cpp"]
 
 
@@ -103,32 +104,32 @@ def _load_variant(folder: Path, variant: str) -> None:
         )
 
 
-def _leave_out(folder: Path, name: bytes) -> list[bytes]:
-    """Take one of the extra buffer types from llama.cpp's list of them; returns the names of the others.
+def list_extra_buffers(without: bytes = b"") -> list[bytes]:
+    """Let llama.cpp use its extra buffer types but the named one, for which it has no switch; returns the names of those.
 
-    There is no switch for a single one. The list is an array of pointers that ends with null, asked for by every load of an LM
-    (llama.cpp, make_cpu_buft_list).
+    Its list is an array of pointers that ends with null, asked for by every load of an LM (llama.cpp, make_cpu_buft_list).
     """
-    for file in ("libggml-base.so", "libggml.so"):
-        library = ctypes.CDLL(str(folder / file), mode=ctypes.RTLD_GLOBAL)
+    global _extra
+    llama, _ = bindings()
+    folder = Path(str(llama.__file__)).parent / "lib"
+    base, library = (ctypes.CDLL(str(folder / file)) for file in ("libggml-base.so", "libggml.so"))
     pointer = ctypes.c_void_p
-    for call, result, arguments in (
-        ("ggml_backend_dev_by_type", pointer, [ctypes.c_int]),
-        ("ggml_backend_dev_backend_reg", pointer, [pointer]),
-        ("ggml_backend_reg_get_proc_address", pointer, [pointer, ctypes.c_char_p]),
-        ("ggml_backend_buft_name", ctypes.c_char_p, [pointer]),
-    ):
-        getattr(library, call).restype, getattr(library, call).argtypes = result, arguments
+    library.ggml_backend_dev_by_type.restype = pointer
+    base.ggml_backend_dev_backend_reg.restype, base.ggml_backend_dev_backend_reg.argtypes = pointer, [pointer]
+    base.ggml_backend_reg_get_proc_address.restype = pointer
+    base.ggml_backend_reg_get_proc_address.argtypes = [pointer, ctypes.c_char_p]
+    base.ggml_backend_buft_name.restype, base.ggml_backend_buft_name.argtypes = ctypes.c_char_p, [pointer]
     cpu = library.ggml_backend_dev_by_type(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
-    address = library.ggml_backend_reg_get_proc_address(
-        library.ggml_backend_dev_backend_reg(cpu), b"ggml_backend_dev_get_extra_bufts"
-    )
+    registered = base.ggml_backend_dev_backend_reg(cpu)
+    address = base.ggml_backend_reg_get_proc_address(registered, b"ggml_backend_dev_get_extra_bufts")
     types = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(cpu)
-    listed = list(iter(iter(types).__next__, None))  # ctypes reads on for ever: null is the end
-    kept = [kind for kind in listed if library.ggml_backend_buft_name(kind) != name]
-    for place, kind in enumerate([*kept, None]):
+    if _extra is None:
+        listed = iter(iter(types).__next__, None)  # ctypes reads on for ever: null is the end
+        _extra = [(kind, base.ggml_backend_buft_name(kind)) for kind in listed]
+    kept = [(kind, name) for kind, name in _extra if name != without]
+    for place, kind in enumerate([kind for kind, _ in kept] + [None]):
         types[place] = kind
-    return [library.ggml_backend_buft_name(kind) for kind in kept]
+    return [name for _, name in kept]
 
 
 def ggml() -> ctypes.CDLL:

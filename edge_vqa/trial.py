@@ -201,14 +201,11 @@ def _tried() -> Library:
             off.append(f"{variant or 'llama.cpp'}: {ended.reason or 'wrong products'}")
             fault = fault or died
             continue
-        extra, without_amx = done.get("extra") is True, False
-        if not extra and "AMX_INT8" in features:  # faulty code is known of it: the others may do
-            off.append(f"AMX: {ended.reason or 'wrong products'}")
-            ended, without_amx = child.run(CHILD, {"library": variant, "without_amx": True}, seconds=LIBRARY_SECONDS), True
-            extra = {"extra": True} in ended.lines
+        extra = done.get("extra") is True
+        without_amx = not extra and done.get("without_amx") is True
         if not extra:
-            off.append(f"extra buffer types: {ended.reason or 'wrong products'}")
-        verdict = Library(variant, extra, features, tuple(off), without_amx=without_amx)
+            off.append(f"{'AMX' if without_amx else 'extra buffer types'}: {ended.reason or 'wrong products'}")
+        verdict = Library(variant, extra or without_amx, features, tuple(off), without_amx=without_amx)
         if died or not ended.reason:  # a time limit may be another program's fault: tried again next time
             _keep(_path(), {"stamp": stamp, "digest": _digest(), "verdict": asdict(verdict)})
         return verdict
