@@ -64,7 +64,8 @@ def test_one_extra_buffer_type_can_be_left_out() -> None:
     code = (
         "import numpy as np; from edge_vqa import native; from edge_vqa.trial_child import SAME, _products;"
         "print(*native.list_extra_buffers(b'AMX'));"
-        "extra, plain = (_products(extra_buffers=on) for on in (True, False)); print(abs(extra - plain).max() < SAME * np.ptp(plain));"
+        "extra, plain = (_products(extra_buffers=on) for on in (True, False));"
+        "print(abs(extra - plain).max() < SAME * np.ptp(plain));"
         "print(*set(native.list_extra_buffers(b'CPU_REPACK')) - {b'AMX'}); print(b'CPU_REPACK' in native.list_extra_buffers())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
