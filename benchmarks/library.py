@@ -69,7 +69,7 @@ def ways(variants: list[str]) -> list[Library]:
     """How the installed llama.cpp can be used: variants of its CPU code with and without extra buffer types, AMX among them."""
     found = trial.library()
     names = [found.variant, *(full for name in variants if (full := f"libggml-cpu-{name}.so") in trial.variants())]
-    kinds = [(True, False)] * (not found.without_amx) + [(True, True)] * ("AMX_INT8" in found.features) + [(False, True)]
+    kinds = [(True, False)] * (not found.without_amx) + [(True, True)] * ("AMX_INT8" in found.features) + [(False, False)]
     libraries = [replace(found, variant=name, extra_buffers=on, without_amx=no) for name in names for on, no in kinds]
     return libraries if found.extra_buffers else [library for library in libraries if not library.extra_buffers]
 
@@ -108,7 +108,7 @@ def main() -> None:
             for _ in range(chosen.repeat):
                 for name, place, way in compared:
                     title = f"{name} {way['variant'].removeprefix('libggml-cpu-').removesuffix('.so')}".strip()
-                    without = " without AMX" if way["without_amx"] and "AMX_INT8" in way["features"] else ""
+                    without = " without AMX" if way["without_amx"] else ""
                     title += f", extra buffers{without}" if way["extra_buffers"] else ", plain"
                     for what, value in json.loads(worker(["--measure", str(folder), json.dumps(way)], place)).items():
                         found[title, what].append(value)

@@ -110,16 +110,14 @@ def list_extra_buffers(without: bytes = b"") -> list[bytes]:
     Its list is an array of pointers that ends with null, asked for by every load of an LM (llama.cpp, make_cpu_buft_list).
     """
     global _extra
-    llama, _ = bindings()
-    folder = Path(str(llama.__file__)).parent / "lib"
-    base, library = (ctypes.CDLL(str(folder / file)) for file in ("libggml-base.so", "libggml.so"))
+    base, loader = ggml(), ctypes.CDLL(str(trial.folder() / "libggml.so"))
     pointer = ctypes.c_void_p
-    library.ggml_backend_dev_by_type.restype = pointer
+    loader.ggml_backend_dev_by_type.restype = pointer
     base.ggml_backend_dev_backend_reg.restype, base.ggml_backend_dev_backend_reg.argtypes = pointer, [pointer]
     base.ggml_backend_reg_get_proc_address.restype = pointer
     base.ggml_backend_reg_get_proc_address.argtypes = [pointer, ctypes.c_char_p]
     base.ggml_backend_buft_name.restype, base.ggml_backend_buft_name.argtypes = ctypes.c_char_p, [pointer]
-    cpu = library.ggml_backend_dev_by_type(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
+    cpu = loader.ggml_backend_dev_by_type(0)  # GGML_BACKEND_DEVICE_TYPE_CPU
     registered = base.ggml_backend_dev_backend_reg(cpu)
     address = base.ggml_backend_reg_get_proc_address(registered, b"ggml_backend_dev_get_extra_bufts")
     types = ctypes.CFUNCTYPE(ctypes.POINTER(pointer), pointer)(address)(cpu)
@@ -127,8 +125,9 @@ def list_extra_buffers(without: bytes = b"") -> list[bytes]:
         listed = iter(iter(types).__next__, None)  # ctypes reads on for ever: null is the end
         _extra = [(kind, base.ggml_backend_buft_name(kind)) for kind in listed]
     kept = [(kind, name) for kind, name in _extra if name != without]
-    for place, kind in enumerate([kind for kind, _ in kept] + [None]):
+    for place, (kind, _) in enumerate(kept):
         types[place] = kind
+    types[len(kept)] = None
     return [name for _, name in kept]
 
 
