@@ -19,6 +19,7 @@ from typing import Any
 
 # What a fault in native code ends with: the same again next time, so that it may be remembered
 FAULTS = ("SIGILL", "SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGTRAP", "SIGSYS")
+LATE = "it did not end"
 _START = "import sys; sys.path[:] = {path!r}; from edge_vqa import child; child.serve({module!r}, {memory!r}, {seconds!r})"
 
 
@@ -59,7 +60,7 @@ def run(module: str, request: Any, *, seconds: float, memory: int | None = None)
             check=False,
         )
     except subprocess.TimeoutExpired as ended:
-        return Ended(_lines(ended.stdout or b""), f"it did not end within {seconds:.0f} s")
+        return Ended(_lines(ended.stdout or b""), f"{LATE} within {seconds:.0f} s")
     except (OSError, MemoryError):
         return Ended((), _NOT_STARTED)
     if done.returncode < 0:
@@ -68,7 +69,7 @@ def run(module: str, request: Any, *, seconds: float, memory: int | None = None)
         except ValueError:
             name = f"signal {-done.returncode}"
         if name == "SIGXCPU":
-            return Ended(_lines(done.stdout), f"it did not end within {seconds:.0f} s")
+            return Ended(_lines(done.stdout), f"{LATE} within {seconds:.0f} s")
         return Ended(_lines(done.stdout), f"it ended the process ({name})", name)
     if done.returncode > 0:
         return Ended(_lines(done.stdout), f"it ended the process (exit status {done.returncode})")

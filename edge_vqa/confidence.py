@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import onnx_file
+from edge_vqa import onnx_file, onnx_session
 from edge_vqa import trace as traces
 from edge_vqa.bundle import Bundle, Temperature
 from edge_vqa.errors import EdgeVqaError
@@ -136,16 +136,7 @@ class Selector(Confidence):
         if path.stat().st_size > MAX_SELECTOR_BYTES:
             raise EdgeVqaError(f"{path.name} is larger than {MAX_SELECTOR_BYTES >> 20} MB", again)
         onnx_file.check_selector(path)
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(4)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        try:
-            # from bytes: a graph that points to files outside itself does not load
-            self._session: Any = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-        except Exception:
-            raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", again) from None
+        self._session: Any = onnx_session.open_session(path.read_bytes(), path.name, again)
         shapes = {i.name: i.shape[-1] for i in self._session.get_inputs()}
         stored = self._session.get_modelmeta().custom_metadata_map
         if shapes != info.dimensions or stored.get("lm_sha256") != info.lm_sha256:

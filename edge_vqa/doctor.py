@@ -13,7 +13,7 @@ import numpy as np
 from edge_vqa import bundle as bundles
 from edge_vqa import confidence as confidences
 from edge_vqa import device as devices
-from edge_vqa import memory, native, sensors, trial
+from edge_vqa import memory, native, onnx_session, sensors, trial
 from edge_vqa import watch as watching
 from edge_vqa.bundle import Bundle
 from edge_vqa.engine import room_for
@@ -109,6 +109,9 @@ def _cpu(found: devices.Device, root: Path) -> Iterator[Finding]:
     yield Finding(OK, "cpu", f"{text}; llama.cpp uses {used}{extra}{variant}{idle}")
     for tried in library.off:
         yield Finding(NOTE, "llama.cpp", f"switched off: {tried}")
+    if library.onnxruntime:
+        said = onnx_session.unusable(library.onnxruntime)
+        yield Finding(PROBLEM, "onnxruntime", said.what, said.todo)
     others = sensors.busy(root)
     if others is not None and others >= sensors.BUSY:
         text = f"other programs keep {others:.1f} cores busy: sharing a core slows a model by far more than the share"

@@ -1,8 +1,9 @@
 """Whether what is native works here, found out in a child process before this one depends on it, and remembered.
 
-The library: llama.cpp has instructions of the CPU that it was compiled for, or by a faulty compiler, and ends a process that
-runs on another. A bundle: a file that claims what is not so ends it too, or takes all memory. Verdicts lie below
-`$EDGE_VQA_HOME/trials`; one that cannot be kept costs the next start the same time, nothing else.
+The libraries: llama.cpp has instructions of the CPU that it was compiled for, or by a faulty compiler, and ends a process that
+runs on another; ONNX Runtime chooses by what the system tells of the CPU, which may be wrong. A bundle: a file that claims
+what is not so ends it too, or takes all memory. Verdicts lie below `$EDGE_VQA_HOME/trials`; one that cannot be kept costs the
+next start the same time, nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_vqa import child
 from edge_vqa.errors import EdgeVqaError
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+SCHEMA = 3
 CHILD = "edge_vqa.trial_child"
 LIBRARY_SECONDS = 30.0
 # what a CPU calls it -> what llama.cpp calls it; each makes matrix products faster
@@ -39,12 +43,12 @@ WITHOUT_AMX = " ".join((NATIVE, NO_AMX.format("C"), NO_AMX.format("CXX")))
 
 @dataclass(frozen=True)
 class Library:
-    """How llama.cpp is to be used on this CPU.
+    """How llama.cpp and ONNX Runtime are to be used on this CPU.
 
     variant: file name of its CPU code, where a build carries several; empty where there is one. extra_buffers: whether
     weights may be laid out anew for instructions of this CPU (AMX, repacked products); without_amx: not for AMX. features:
     what the CPU code was compiled with, in llama.cpp's names. off: what was tried and is not used, with the reason. tested:
-    False where no trial could be made.
+    False where no trial could be made. onnxruntime: why ONNX Runtime does not work here; empty where it does.
     """
 
     variant: str = ""
@@ -53,6 +57,7 @@ class Library:
     off: tuple[str, ...] = ()
     tested: bool = True
     without_amx: bool = False
+    onnxruntime: str = ""
 
     @property
     def amx(self) -> bool:
@@ -64,7 +69,8 @@ _library: Library | None = None
 
 
 def library() -> Library:
-    """How to use the installed llama.cpp here, tried where CPU or library are new. Raises EdgeVqaError if there is no way."""
+    """How to use the installed libraries here, tried where CPU or library are new. Raises EdgeVqaError where llama.cpp has no
+    way to run."""
     global _library
     if _library is None:
         _library = _known() or _tried()
@@ -113,10 +119,10 @@ _KIND = (
 
 
 def _key() -> str:
-    """Of this kind of CPU and this place of the library."""
+    """Of this kind of CPU and these places of the libraries."""
     told = _cpu()
     kind = [told.get(key, "") for key in _KIND] if told else [platform.machine(), platform.processor()]
-    return hashlib.sha256(repr((SCHEMA, kind, str(folder()))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((SCHEMA, kind, *map(str, _folders()))).encode()).hexdigest()[:16]
 
 
 def _path() -> Path:
@@ -126,8 +132,15 @@ def _path() -> Path:
     return home() / "trials" / f"library-{_key()}.json"
 
 
+def _folders() -> list[Path]:
+    """Where the libraries lie; ONNX Runtime may be missing, for a bundle that needs none."""
+    found = importlib.util.find_spec("onnxruntime")
+    return [folder(), *([Path(found.origin).parent / "capi"] if found and found.origin else [])]
+
+
 def _files() -> list[Path]:
-    return sorted(path for path in folder().iterdir() if ".so" in path.name or path.suffix in (".dylib", ".dll"))
+    files = (path for place in _folders() for path in place.glob("*"))
+    return sorted(path for path in files if ".so" in path.name or path.suffix in (".dylib", ".dll", ".pyd"))
 
 
 def _stamp() -> list[Any]:
@@ -183,7 +196,15 @@ def _keep(path: Path, value: Any) -> None:
 
 
 def _tried() -> Library:
-    """Try every way, the fastest first, until one works."""
+    """Try every way of llama.cpp, the fastest first, until one works; ONNX Runtime beside it."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as beside:
+        other = beside.submit(child.run, CHILD, {"onnxruntime": True}, seconds=LIBRARY_SECONDS)
+        return _tried_beside(other)
+
+
+def _tried_beside(other: Future[child.Ended]) -> Library:
     stamp = _stamp()
     off: list[str] = []
     features: tuple[str, ...] = ()
@@ -205,13 +226,23 @@ def _tried() -> Library:
         without_amx = not extra and done.get("without_amx") is True
         if not extra:
             off.append(f"{'AMX' if without_amx else 'extra buffer types'}: {ended.reason or 'wrong products'}")
-        verdict = Library(variant, extra or without_amx, features, tuple(off), without_amx=without_amx)
-        if died or not ended.reason:  # a time limit may be another program's fault: tried again next time
+        onnxruntime = _complaint(other.result())
+        verdict = Library(variant, extra or without_amx, features, tuple(off), without_amx=without_amx, onnxruntime=onnxruntime)
+        hung = ended.reason and not died
+        if not hung and child.LATE not in onnxruntime:  # it may be another program's fault: tried again next time
             _keep(_path(), {"stamp": stamp, "digest": _digest(), "verdict": asdict(verdict)})
         return verdict
     if fault:
         raise _no_way(features)
     raise EdgeVqaError(f"llama.cpp does not work on this CPU ({'; '.join(off)})", rebuild(NATIVE))
+
+
+def _complaint(ended: child.Ended) -> str:
+    """Why ONNX Runtime does not work, of the child that tried it."""
+    done = {key: value for line in ended.lines for key, value in line.items()}
+    if done.get("onnxruntime") is True or not ended.started:
+        return ""
+    return str(done.get("failed") or ended.reason or "wrong numbers")
 
 
 def ranked() -> list[str]:

@@ -38,12 +38,15 @@ UNLIMITED = 1 << 50  # bytes: the child has a limit of its own
 
 
 def main(request: dict[str, Any]) -> Iterator[Any]:
-    """request: {"rank": names of variants} | {"library": a variant or ""} | {"bundle": its folder, "library": a verdict}."""
+    """request: {"rank": names of variants} | {"library": a variant or ""} | {"onnxruntime": true} | {"bundle": its folder,
+    "library": a verdict}."""
     if "rank" in request:
         yield _rank(request["rank"])
     elif "bundle" in request:
         native.use(Library(**request["library"]))
         yield from _bundle(Path(request["bundle"]))
+    elif "onnxruntime" in request:
+        yield _onnxruntime()
     else:
         yield from _library(request["library"])
 
@@ -80,6 +83,23 @@ def _library(variant: str) -> Iterator[Any]:
         yield {"without_amx": agree()}
         native.list_extra_buffers()
     yield {"extra": agree()}
+
+
+def _onnxruntime() -> dict[str, Any]:
+    """Whether it loads, and makes a probability of noughts with the embedded model's Selector."""
+    import numpy as np
+
+    from edge_vqa import bundle as bundles
+    from edge_vqa import onnx_session
+
+    graph = bundles.read(bundles.EMBEDDED / "mini").files["selector"]
+    try:
+        session = onnx_session.load(graph.read_bytes(), graph.name, "")
+    except ImportError as error:
+        return {"failed": f"it does not load: {error}"}
+    noughts = {i.name: np.zeros((1, i.shape[-1]), np.float32) for i in session.get_inputs()}
+    (confidence,) = session.run(["confidence"], noughts)[0].reshape(-1)
+    return {"onnxruntime": bool(0 <= confidence <= 1)}
 
 
 def _bundle(folder: Path) -> Iterator[Any]:

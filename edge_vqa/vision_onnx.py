@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edge_vqa import onnx_session
 from edge_vqa.bundle import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.picture import Rgb
@@ -19,17 +20,7 @@ def open_session(path: Path, preprocessing: Preprocessing, threads: int) -> Any:
     """The graph, loaded; may run beside llama.cpp's loading. Raises EdgeVqaError."""
     if preprocessing.method == "native":
         raise EdgeVqaError("only llama.cpp knows how this model cuts pictures", "use --vision mtmd")
-    import onnxruntime
-
-    onnxruntime.set_default_logger_severity(4)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # threads that wait for the next picture must not take the cores from llama.cpp's
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:
-        raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded", AGAIN) from None
+    return onnx_session.open_session(path, path.name, AGAIN, threads=threads)
 
 
 class OnnxTower:

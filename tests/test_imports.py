@@ -29,7 +29,7 @@ HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2
 # within the runtime: a module may import those before it
 ORDER = (
     ("camera", "child", "cli_options", "errors", "streams", "terminal", "untrusted", "visible"),
-    ("bundle", "claims", "device", "gguf_file", "metrics", "native", "onnx_file", "sensors", "trace", "trial"),
+    ("bundle", "claims", "device", "gguf_file", "metrics", "native", "onnx_file", "onnx_session", "sensors", "trace", "trial"),
     ("answer", "class_token", "llama", "picture", "questions", "template"),
     ("ready",),
     ("pull",),
