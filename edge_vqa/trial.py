@@ -200,12 +200,13 @@ def _tried() -> Library:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as beside:
+        stamp = _stamp()
         other = beside.submit(child.run, CHILD, {"onnxruntime": True}, seconds=LIBRARY_SECONDS)
-        return _tried_beside(other)
+        digest = beside.submit(_digest)
+        return _tried_beside(other, digest, stamp)
 
 
-def _tried_beside(other: Future[child.Ended]) -> Library:
-    stamp = _stamp()
+def _tried_beside(other: Future[child.Ended], digest: Future[str], stamp: list[Any]) -> Library:
     off: list[str] = []
     features: tuple[str, ...] = ()
     fault = False
@@ -230,7 +231,7 @@ def _tried_beside(other: Future[child.Ended]) -> Library:
         verdict = Library(variant, extra or without_amx, features, tuple(off), without_amx=without_amx, onnxruntime=onnxruntime)
         hung = ended.reason and not died
         if not hung and child.LATE not in onnxruntime:  # it may be another program's fault: tried again next time
-            _keep(_path(), {"stamp": stamp, "digest": _digest(), "verdict": asdict(verdict)})
+            _keep(_path(), {"stamp": stamp, "digest": digest.result(), "verdict": asdict(verdict)})
         return verdict
     if fault:
         raise _no_way(features)
