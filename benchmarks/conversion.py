@@ -32,8 +32,8 @@ for file, arguments in (("whole.gguf", ["--outtype", "bf16"]), ("mmproj.gguf", [
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 quantise = '''
 import sys
-from edge_vqa import native
-llama, _ = native.bindings()
+from edge_vqa.native import bindings
+llama, _ = bindings.load()
 params = llama.llama_model_quantize_default_params()
 params.ftype, params.nthread = int(sys.argv[3]), int(sys.argv[4])
 sys.exit(llama.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode(), params))

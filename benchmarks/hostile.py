@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_vqa import bundle as bundles
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -215,12 +216,12 @@ def cases(source: Path, seed: int, first: int, last: int) -> Iterator[tuple[int,
 
 def resign(folder: Path) -> None:
     """Sizes, checksums and fingerprints that fit the files."""
-    path = folder / bundles.MANIFEST
+    path = folder / manifests.MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
         for file in manifest["files"].values():
             there = folder / file["path"]
-            file["bytes"], file["sha256"] = there.stat().st_size, bundles.sha256(there)
+            file["bytes"], file["sha256"] = there.stat().st_size, store.sha256(there)
         for selector in ("selector", "selector_early"):
             if manifest.get(selector):
                 manifest[selector]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
@@ -232,7 +233,7 @@ def resign(folder: Path) -> None:
 
 def without_selectors(folder: Path) -> None:
     """Of a changed LM or tower a Selector would be refused before llama.cpp sees a byte."""
-    path = folder / bundles.MANIFEST
+    path = folder / manifests.MANIFEST
     manifest = json.loads(path.read_bytes())
     manifest |= {"selector": None, "selector_early": None, "operating_points": [], "cascades": [], "calibration": []}
     for role in ("selector", "selector_early"):
@@ -269,7 +270,7 @@ def worker(source: Path, folder: Path, seed: int, first: int, last: int, told: m
         if name.endswith(".gguf"):
             without_selectors(folder)
         (folder / name).write_bytes(content)
-        if name != bundles.MANIFEST or number % 2:
+        if name != manifests.MANIFEST or number % 2:
             resign(folder)
         Path("/proc/self/clear_refs").write_text("5")
         before, began = peak(), time.perf_counter()
@@ -339,7 +340,7 @@ def main() -> int:
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / "source"
-        shutil.copytree(bundles.find(chosen.bundle), source)
+        shutil.copytree(store.find(chosen.bundle), source)
         log = chosen.log.open("w") if chosen.log else None
 
         def shown(done: int, line: str) -> None:

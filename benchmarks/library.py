@@ -27,23 +27,24 @@ import numpy as np
 
 from benchmarks.peers import DECODED, SHAPES
 from benchmarks.speed import QUESTIONS, prepare
-from edge_vqa import bundle as bundles
-from edge_vqa import native, trial
-from edge_vqa.device import Threads, cores
-from edge_vqa.engine import Engine
-from edge_vqa.llama import Run
-from edge_vqa.picture import Picture
-from edge_vqa.prompt import picture_pieces, question_pieces
-from edge_vqa.trace import TokenTrace
-from edge_vqa.trial import Library
+from edge_vqa.bundles import store
+from edge_vqa.device.profile import cores
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.llama import Run
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.llm.threads import Threads
+from edge_vqa.native import bindings, trial
+from edge_vqa.native.trial import Library
+from edge_vqa.pictures.open import Picture
+from edge_vqa.trust.trace import TokenTrace
 
 PREFILLED = 512
 
 
 def measure(folder: Path, library: Library) -> dict[str, float]:
     """Tokens a second, in this process."""
-    native.use(library)
-    bundle = bundles.read(folder)
+    bindings.use(library)
+    bundle = store.read(folder)
     pixels, prompt = bundle.manifest.runtime.preprocessing, bundle.manifest.prompt
     engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=Threads.of(cores()))
     tokens = np.random.default_rng(0).integers(1000, 2000, PREFILLED).tolist()

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
+from converters.convert import convert
+from converters.options import Options
 from edge_vqa import metrics
-from edge_vqa import questions as files
-from edge_vqa.evaluation import draws, interval
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
+from edge_vqa.bundles.ready import FILES
 from edge_vqa.model import load
-from edge_vqa.ready import FILES
+from edge_vqa.work import questions as files
+from edge_vqa.work.evaluation import draws, interval
 
 WAYS = {
     "mtmd, low": ("mtmd", "low"),
@@ -38,14 +40,14 @@ ROUNDS = 1000
 
 def with_both_towers(work: Path) -> Path:
     """The embedded bundle, and beside its vision tower the same one in ONNX, int8."""
-    own, made = bundles.read(None), work / "onnx"
+    own, made = store.read(None), work / "onnx"
     convert(Path("recipes/mini/checkpoint"), made, Options(vision_backend="onnx", onnx_type="int8"))
     folder = work / "both"
     shutil.copytree(own.folder, folder)
     name = FILES["vision_onnx"]
     shutil.copyfile(made / name, folder / name)
-    manifest = replace(own.manifest, files=own.manifest.files | {"vision_onnx": bundles.describe(folder / name)})
-    (folder / bundles.MANIFEST).write_text(bundles.render(manifest), encoding="utf-8")
+    manifest = replace(own.manifest, files=own.manifest.files | {"vision_onnx": store.describe(folder / name)})
+    (folder / manifests.MANIFEST).write_text(manifests.render(manifest), encoding="utf-8")
     return folder
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     kept, looked_again = np.zeros(shape, bool), np.zeros(shape, bool)
     with tempfile.TemporaryDirectory() as name:
         folder = with_both_towers(Path(name))
-        threshold = bundles.read(folder).manifest.default_point("selector")
+        threshold = store.read(folder).manifest.default_point("selector")
         assert threshold is not None and threshold.threshold is not None
         with load(folder, vision="mtmd", pictures=1) as mtmd, load(folder, vision="onnx", pictures=1) as onnx:
             models = {"mtmd": mtmd, "onnx": onnx}

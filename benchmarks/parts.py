@@ -19,17 +19,19 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.shapes import SHAPES, make
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa import memory
-from edge_vqa import questions as files
+from converters.convert import convert
+from converters.options import Options
 from edge_vqa.answer import Answer
-from edge_vqa.device import cores
-from edge_vqa.engine import Engine, room_for
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
+from edge_vqa.device import memory
+from edge_vqa.device.profile import cores
+from edge_vqa.llm.engine import Engine, room_for
+from edge_vqa.llm.prompt import picture_pieces
 from edge_vqa.model import load
-from edge_vqa.picture import Picture
-from edge_vqa.prompt import picture_pieces
-from edge_vqa.trace import step_statistics
+from edge_vqa.pictures.open import Picture
+from edge_vqa.trust.trace import step_statistics
+from edge_vqa.work import questions as files
 
 TOWERS = {f"mtmd {type_}": Options(quant="q4_k_m", vision_type=type_) for type_ in ("f32", "f16", "q8_0", "q4_0")}
 TOWERS |= {f"onnx {type_}": Options(vision_backend="onnx", onnx_type=type_) for type_ in ("f32", "f16", "int8")}
@@ -42,10 +44,10 @@ def tiles(checkpoint: Path, folder: Path, repeat: int) -> dict[str, list[float]]
     for name, options in TOWERS.items():
         backend = name.split()[0]
         convert(checkpoint, folder / name.replace(" ", "-"), options)
-        bundle = bundles.read(folder / name.replace(" ", "-"))
+        bundle = store.read(folder / name.replace(" ", "-"))
         pixels = bundle.manifest.runtime.preprocessing
         engines[name] = Engine(
-            bundle.files["lm"], bundle.files[bundles.BACKENDS[backend]], pixels, backend=backend, context=64, threads=cores()
+            bundle.files["lm"], bundle.files[manifests.BACKENDS[backend]], pixels, backend=backend, context=64, threads=cores()
         )
     noise = np.random.default_rng(0).integers(0, 256, (pixels.tile, pixels.tile, 3), np.uint8)
     pieces = picture_pieces(Picture(noise), "low", bundle.manifest.prompt, pixels)
@@ -108,7 +110,7 @@ def main() -> None:
             print(f"  {tower:10} {statistics.median(values):.3f} s, {ratio:.2f} of llama.cpp's best", flush=True)
         for tower in ("mtmd q8_0", "onnx int8"):
             found, backend = folder / tower.replace(" ", "-"), tower.split()[0]
-            bundle = bundles.read(found)
+            bundle = store.read(found)
             made = memory.plan(bundle, memory.Need(backend, room_for(bundle.manifest.runtime.preprocessing)))
             parts = f"LM {made.lm:,}, tower {made.tower:,}, KV {made.kv:,} ({made.context} tokens)"
             parts += f", work {made.compute:,}, programs {made.base:,}"

@@ -33,16 +33,17 @@ from PIL import Image
 
 from benchmarks.conversion import timed
 from benchmarks.speed import QUESTIONS, TOKENS, mtmd_cli, prepare
-from edge_vqa import bundle as bundles
-from edge_vqa import native, trial
 from edge_vqa.answer import Answer
-from edge_vqa.bundle import BACKENDS, Bundle
-from edge_vqa.device import cores, default_threads
-from edge_vqa.engine import Engine
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import BACKENDS
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device.profile import cores, default_threads
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
 from edge_vqa.model import load
-from edge_vqa.picture import Picture
-from edge_vqa.prompt import picture_pieces, question_pieces
-from edge_vqa.trace import TokenTrace
+from edge_vqa.native import bindings, trial
+from edge_vqa.pictures.open import Picture
+from edge_vqa.trust.trace import TokenTrace
 
 PICTURES, EACH, BLOCKS = 40, 5, 5  # pictures, questions on each, parts of the whole between which A and B alternate
 DECODED = 64
@@ -141,7 +142,7 @@ def served(address: str, picture: Path, question: str) -> str:
 def many(tool: Path, folder: Path, work: Path, size: tuple[int, int], detail: str) -> Times:
     """Seconds for the questions of a block: ours with each backend, llama-server one by one, and a process each (one question
     timed, times their number)."""
-    bundle = bundles.read(folder)
+    bundle = store.read(folder)
     threads = default_threads(bundle.manifest.files["lm"].bytes).decode
     found = pictures(work, PICTURES, size)
     asked = [[(path, f"is it number {i}?") for path in found[b::BLOCKS] for i in range(EACH)] for b in range(BLOCKS)]
@@ -176,7 +177,7 @@ def many(tool: Path, folder: Path, work: Path, size: tuple[int, int], detail: st
 
 def cold(tool: Path, repeat: int) -> Times:
     """Whole processes on the embedded model."""
-    bundle, picture = bundles.read(None), Path("examples/cat.jpg")
+    bundle, picture = store.read(None), Path("examples/cat.jpg")
     ours = [str(Path(sys.executable).with_name("edge-vqa")), "ask", str(picture), QUESTIONS[0], "--no-gate"]
     times: Times = defaultdict(list)
     for number in range(repeat + 1):
@@ -193,7 +194,7 @@ def cold(tool: Path, repeat: int) -> Times:
 
 def decode(tool: Path, folder: Path, repeat: int) -> Times:
     """Tokens a second: llama-bench, and ours with everything that a token costs (statistics, hidden state, text)."""
-    bundle = bundles.read(folder)
+    bundle = store.read(folder)
     pixels, prompt = bundle.manifest.runtime.preprocessing, bundle.manifest.prompt
     noise = np.random.default_rng(0).integers(0, 256, (pixels.tile, pixels.tile, 3), np.uint8)
     pieces = picture_pieces(Picture(noise), "low", prompt, pixels)
@@ -202,7 +203,7 @@ def decode(tool: Path, folder: Path, repeat: int) -> Times:
     for extra, name in ((True, "edge-vqa"), (False, "edge-vqa, no extra buffers")):
         if extra and not trial.library().extra_buffers:
             continue
-        native.use_extra_buffers(extra)
+        bindings.use_extra_buffers(extra)
         engine = engines[name] = Engine(bundle.files["lm"], bundle.files["vision"], pixels, threads=cores())
         engine.open_prefix(engine.embed(pieces))
         *_, trace = engine.answer(question, 1)
@@ -225,7 +226,7 @@ def decode(tool: Path, folder: Path, repeat: int) -> Times:
 
 def memory(tool: Path, folder: Path, work: Path, repeat: int) -> Times:
     """Peak resident megabytes of a process with one question at high detail."""
-    bundle = bundles.read(folder)
+    bundle = store.read(folder)
     (picture,) = pictures(work, 1, (1024, 1024))
     edge = str(Path(sys.executable).with_name("edge-vqa"))
     ours = [edge, "ask", str(picture), QUESTIONS[0], "--model", str(folder), "--no-gate", "--detail", "high", "--vision"]
@@ -240,7 +241,7 @@ def memory(tool: Path, folder: Path, work: Path, repeat: int) -> Times:
 
 def beside_transformers(folder: Path, work: Path, repeat: int) -> tuple[Times, Times]:
     """Seconds of a question after a first one, and peak megabytes, each in a process of its own: five tiles."""
-    bundle = bundles.read(folder)
+    bundle = store.read(folder)
     pixels = bundle.manifest.runtime.preprocessing
     picture, other = map(str, pictures(work, 2, (1024, 1024)))
     numbers = [cores(), 5, pixels.tile, pixels.tile_tokens, 60, TOKENS]
@@ -288,7 +289,7 @@ def main() -> None:
                     show(f"{shape}, one question, five tiles", found, unit, ["transformers, bf16"])
         if wanted("batch"):
             for title, folder, size, detail in (
-                ("embedded model, 64 x 64", bundles.read(None).folder, (64, 64), "high"),
+                ("embedded model, 64 x 64", store.read(None).folder, (64, 64), "high"),
                 ("smolvlm-256m, 1024 x 768", made["smolvlm-256m"], (1024, 768), "high"),
             ):
                 times = many(tool, folder, work, size, detail)

@@ -26,10 +26,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.shapes import SHAPES, make
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle
-from edge_vqa.device import cores
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device.profile import cores
 from edge_vqa.model import Model, load
 
 TOKENS = 4
@@ -56,7 +57,7 @@ def mtmd_cli(tool: Path, bundle: Bundle, picture: Path, question: str, threads: 
 
 def theirs(tool: Path, bundle: Path, picture: Path) -> float:
     """Seconds of llama-mtmd-cli from its first encode to its end."""
-    command = mtmd_cli(tool, bundles.read(bundle), picture, QUESTIONS[0], cores())
+    command = mtmd_cli(tool, store.read(bundle), picture, QUESTIONS[0], cores())
     began = time.perf_counter()
     out = subprocess.run(command, capture_output=True, text=True, check=True)
     wall = time.perf_counter() - began
@@ -74,7 +75,7 @@ def seconds(model: Model, picture: Path, question: str, detail: str) -> float:
 
 def cold(bundle: Path, picture: Path, backend: str) -> float:
     """Seconds of a whole `edge-vqa ask` process at low detail."""
-    command = [sys.executable, "-m", "edge_vqa.cli", "ask", picture, QUESTIONS[0], "--model", bundle, "--vision", backend]
+    command = [sys.executable, "-m", "edge_vqa", "ask", picture, QUESTIONS[0], "--model", bundle, "--vision", backend]
     began = time.perf_counter()
     done = subprocess.run([*map(str, command), "--detail", "low", "--no-gate"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

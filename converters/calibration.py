@@ -7,51 +7,35 @@ is in memory at a time, whatever the size of the LM.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from converters import ggml, writer
+from converters import ggml
+from converters.files import writer
+from converters.files.parts import Half
+from converters.files.writer import Entry
 from converters.ggml import Floats
-from converters.parts import Half
+from converters.method import Method, coder_of, lm_types
+from converters.options import Options, Progress
 from converters.quantisers import mbq
-from converters.writer import Entry
-from edge_vqa import questions as files
-from edge_vqa.engine import Engine
-from edge_vqa.picture import open_picture
-from edge_vqa.prompt import picture_pieces, question_pieces
-from edge_vqa.questions import Question
-from edge_vqa.vision import ImageTokens
-
-if TYPE_CHECKING:
-    from converters.convert import Method, Model, Options, Progress
+from converters.quantisers.mbq import Sample
+from converters.source import Model
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.vision.tokens import ImageTokens
+from edge_vqa.work import questions as files
+from edge_vqa.work.questions import Question
 
 MOST_QUESTIONS = 128  # as in the paper
 MOST_TOKENS = 16384  # of all questions: what a layer of an 8B model sees then fits beside it in 16 GB
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One question with its answer, as the LM gets it: n tokens.
-
-    embeddings: [n, hidden]. positions: [4, n]. vision, answer: masks [n]; `answer` marks the tokens whose logits predict the
-    answer, and `targets` are the answer's token ids.
-    """
-
-    embeddings: Floats
-    positions: Floats
-    vision: np.ndarray
-    answer: np.ndarray
-    targets: list[int]
-
-
 def apply(model: Model, method: Method, vision: Path, options: Options, progress: Progress) -> tuple[Half, dict[str, Floats]]:
     """The LM with MBQ's scales folded in, and the importance of channels, by gguf name; each only if `method` wants it."""
-    from converters.convert import coder_of, lm_types
-
     assert options.calibration is not None
     asked = files.read(options.calibration, labelled=True)[:MOST_QUESTIONS]
     samples = collect(model, vision, asked, options.threads, lambda done: progress("calibration", done, len(asked)))

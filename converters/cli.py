@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from edge_vqa import terminal
-from edge_vqa.errors import EdgeVqaError, run
+from edge_vqa.border.program import run
+from edge_vqa.cli import terminal
+from edge_vqa.cli.options import DebugOption
+from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,8 +42,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-
 
 def _needs(*modules: str, extra: str) -> None:
     for module in modules:
@@ -62,6 +62,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         yield terminal.steps(bars)
 
 
+# long, and whole: an option is three lines of its own
 @app.command(
     epilog="""
 [bold]Examples[/bold]\n
@@ -118,9 +119,10 @@ def convert(
     """Convert a Hugging Face checkpoint or a gguf pair into a bundle for `edge-vqa ask --model`."""
     del debug
     _needs("gguf", "jinja2", "rich", extra="convert")
-    from converters.convert import Options, convert
-    from edge_vqa import template
-    from edge_vqa.device import cores
+    from converters.convert import convert
+    from converters.options import Options
+    from edge_vqa.bundles import template
+    from edge_vqa.device.profile import cores
 
     options = Options(
         quant=quant,
@@ -230,11 +232,12 @@ def compare(
     del debug
     _needs("rich", "matplotlib", extra="convert")
     from converters import compare as comparison
-    from edge_vqa import bundle as bundles
-    from edge_vqa import questions as files
-    from edge_vqa.device import default_threads
+    from edge_vqa.border.whole import write_whole
+    from edge_vqa.bundles import store
+    from edge_vqa.device.profile import default_threads
+    from edge_vqa.work import questions as files
 
-    first, rest = bundles.read(reference), [bundles.read(other) for other in others]
+    first, rest = store.read(reference), [store.read(other) for other in others]
     asked = files.read(data, labelled=True)[:limit]
     with _progress() as report:
         rows = comparison.compare(
@@ -246,8 +249,8 @@ def compare(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EdgeVqaError(f"{output} cannot be written ({error.strerror})", "choose another folder") from None
-        bundles.write_whole(output / "compare.json", lambda stream: stream.write(text.encode()))
-        bundles.write_whole(output / "compare.png", lambda stream: comparison.plot(rows, stream))
+        write_whole(output / "compare.json", lambda stream: stream.write(text.encode()))
+        write_whole(output / "compare.png", lambda stream: comparison.plot(rows, stream))
     if json_:
         print(text)
         return

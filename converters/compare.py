@@ -21,29 +21,21 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle
-from edge_vqa.device import Threads
-from edge_vqa.engine import Engine
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.llm.threads import Threads
 from edge_vqa.metrics import ece, vqa_accuracy
-from edge_vqa.picture import open_picture
-from edge_vqa.prompt import picture_pieces, question_pieces
-from edge_vqa.questions import Question
-from edge_vqa.trace import Trace
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.trust import intervals
+from edge_vqa.trust.intervals import Figure
+from edge_vqa.trust.trace import Trace
+from edge_vqa.work.questions import Question
 
 Floats = npt.NDArray[np.float64]
-DRAWS, SEED = 2000, 0
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A mean with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +55,6 @@ class Row:
     accuracy_each: Floats
     kl_each: Floats
     same_each: Floats
-
-
-def bootstrap(values: Floats, pictures: Sequence[str]) -> Figure:
-    """Mean over questions with its 95 % interval over draws of pictures."""
-    _, place = np.unique(np.asarray(pictures), return_inverse=True)
-    sums, counts = np.bincount(place, values), np.bincount(place)
-    rng = np.random.default_rng(SEED)
-    drawn = rng.integers(0, len(sums), (DRAWS, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Figure(float(values.mean()), float(low), float(high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +78,7 @@ def compare(
 ) -> list[Row]:
     """The reference and every other bundle, in this order. Questions need answers. Raises EdgeVqaError."""
     for bundle in (reference, *others):
-        bundles.verify(bundle)
+        store.verify(bundle)
     pictures = [str(question.image) for question in questions]
     with tempfile.TemporaryFile() as rows:  # the reference's distributions: n_vocab floats a token, too much for memory
         answered = _run(reference, questions, threads, partial(_told, progress, reference.name, len(questions)), None, rows)
@@ -124,9 +105,9 @@ def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats],
         bits_per_weight=quantisation.bits_per_weight,
         lm_bytes=files["lm"].bytes,
         bytes=files["lm"].bytes + files[bundle.manifest.runtime.tower].bytes,
-        accuracy=bootstrap(answered.accuracy, pictures),
-        kl=bootstrap(kl, pictures),
-        same=bootstrap(same, pictures),
+        accuracy=intervals.mean(answered.accuracy, pictures),
+        kl=intervals.mean(kl, pictures),
+        same=intervals.mean(same, pictures),
         ece=ece(answered.maxprob, answered.accuracy),
         accuracy_each=answered.accuracy,
         kl_each=kl,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from converters.parts import Half
+from converters.files.parts import Half
 from edge_vqa.errors import EdgeVqaError
 
 KNOWN = ("llama", "qwen2vl")

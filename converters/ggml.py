@@ -14,8 +14,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import native
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.native import bindings
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -37,7 +37,7 @@ class _Traits(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL:
-    library = native.ggml()
+    library = bindings.ggml()
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
     library.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters import architectures, parts, tokenizer
-from converters.checkpoint import Checkpoint
-from edge_vqa import bundle as bundles
-from edge_vqa import gguf_file, ready
+from converters import architectures
+from converters.files import parts, tokenizer
+from converters.files.checkpoint import Checkpoint
+from edge_vqa.bundles import gguf_file, ready, store
+from edge_vqa.bundles import manifest as manifests
 from edge_vqa.errors import EdgeVqaError
 
 # The first pattern that a gguf name matches names its group.
@@ -96,9 +97,9 @@ def inspect(path: Path) -> list[Section]:
         return [_gguf(path)]
     if (path / "config.json").is_file():
         return _checkpoint(path)
-    if path.is_dir() and not (path / bundles.MANIFEST).is_file() and any(path.glob("*.gguf")):
+    if path.is_dir() and not (path / manifests.MANIFEST).is_file() and any(path.glob("*.gguf")):
         return [_gguf(file) for file in sorted(path.glob("*.gguf"))]
-    bundle = bundles.read(path)
+    bundle = store.read(path)
     return [_gguf(bundle.files[role]) for role in ("lm", "vision")]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from converters.files.parts import Half, Kept
 from converters.ggml import Floats
-from converters.parts import Half, Kept
-from edge_vqa.bundle import write_whole
+from edge_vqa.border.whole import write_whole
 from edge_vqa.errors import EdgeVqaError
 
 TYPES = ("f32", "f16", "int8")

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge_vqa import metrics
     from edge_vqa.answer import Answer, Token, Verdict
-    from edge_vqa.bundle import Bundle
+    from edge_vqa.bundles.store import Bundle
     from edge_vqa.errors import EdgeVqaError
     from edge_vqa.model import Model, OpenPicture, load
-    from edge_vqa.picture import Picture
+    from edge_vqa.pictures.open import Picture
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Bundle": "edge_vqa.bundle",
+    "Bundle": "edge_vqa.bundles.store",
     "EdgeVqaError": "edge_vqa.errors",
-    "Picture": "edge_vqa.picture",
+    "Picture": "edge_vqa.pictures.open",
     **dict.fromkeys(("Answer", "Token", "Verdict"), "edge_vqa.answer"),
     **dict.fromkeys(("Model", "OpenPicture", "load"), "edge_vqa.model"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edge_vqa.trace import Timings, Trace
+from edge_vqa.trust.trace import Timings, Trace
 
 
 @dataclass(frozen=True)

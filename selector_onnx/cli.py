@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge_vqa import terminal
-from edge_vqa.errors import EdgeVqaError, run
+from edge_vqa.border.program import run
+from edge_vqa.cli import terminal
+from edge_vqa.cli.options import DebugOption
+from edge_vqa.errors import EdgeVqaError
+from selector_onnx import cli_import
 
 if TYPE_CHECKING:
-    from edge_vqa.bundle import OperatingPoint
-    from edge_vqa.questions import Question
+    from edge_vqa.bundles.manifest import OperatingPoint
+    from edge_vqa.work.questions import Question
 
 app = typer.Typer(
     name="edge-vqa-selector",
@@ -28,7 +31,6 @@ DeltaOption = Annotated[float, typer.Option(metavar="D", help="Chance that the d
 SeedOption = Annotated[int, typer.Option(help="Seed of splits and weights.")]
 Int8Option = Annotated[bool, typer.Option("--int8", help="Store the Selector's weights in 8 bits.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 BundleArgument = Annotated[str, typer.Argument(help="Bundle, by name or folder.")]
 
 
@@ -77,7 +79,7 @@ def fit(
     """Fit a bundle's gate to your questions: train a Selector, choose thresholds with a guarantee, report."""
     del debug
     _require("torch", "onnx", "scipy")
-    from edge_vqa import bundle as bundles
+    from edge_vqa.bundles import store
     from selector_onnx import fit as fitting
 
     risks = _risks(tuple(dict.fromkeys(risk or [0.05])), delta)
@@ -86,7 +88,7 @@ def fit(
             raise typer.BadParameter("give a share from 0 to 1", param_hint=name)
     if not 0.1 <= calibration <= 0.9:
         raise typer.BadParameter("give a share from 0.1 to 0.9", param_hint="--calibration")
-    found = bundles.read(bundle)
+    found = store.read(bundle)
     target = output or Path(f"{found.folder.name}-fitted")
     if target.exists() and not force:
         raise EdgeVqaError(f"{target} exists already", "choose another with -o, or --force to replace it")
@@ -126,7 +128,7 @@ def collect(
 ) -> None:
     """Run a bundle over a questions file and write its traces; interrupted, the same command goes on."""
     del debug
-    from edge_vqa import bundle as bundles
+    from edge_vqa.bundles import store
     from edge_vqa.model import load
     from selector_onnx import collect as collecting
 
@@ -135,7 +137,7 @@ def collect(
     asked, missing = _questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    with load(bundle, threads=threads, vision=vision or bundles.read(bundle).backend) as model, terminal.progress() as bars:
+    with load(bundle, threads=threads, vision=vision or store.read(bundle).backend) as model, terminal.progress() as bars:
         task = bars.add_task("collecting", total=len(asked))
         traces = collecting.collect_into(
             output,
@@ -162,7 +164,7 @@ def train(
     """Train a Selector on traces, by cross-fitting."""
     del debug
     _require("torch", "scipy")
-    from edge_vqa.trace import EARLY
+    from edge_vqa.trust.trace import EARLY
     from selector_onnx import collect as collecting
     from selector_onnx import train as training
 
@@ -200,12 +202,12 @@ def export(
     """Write the Selector into a bundle as ONNX; operating points must be chosen again."""
     del debug
     _require("onnx")
-    from edge_vqa import bundle as bundles
+    from edge_vqa.bundles import store
     from selector_onnx import export as exporting
     from selector_onnx import train as training
 
     trained = training.load(selector)
-    size = exporting.export(trained, bundles.read(bundle), int8=int8)
+    size = exporting.export(trained, store.read(bundle), int8=int8)
     terminal.say(f"{bundle}: {trained.method}, {size:,} bytes")
 
 
@@ -240,7 +242,7 @@ def threshold(
     """Choose thresholds that keep a risk, and write them into the bundle as operating points."""
     del debug
     _require("scipy")
-    from edge_vqa import bundle as bundles
+    from edge_vqa.bundles import store
     from selector_onnx import collect as collecting
     from selector_onnx.export import of_traces, write_manifest
     from selector_onnx.points import Second, choose, choose_cascade, confidences
@@ -251,11 +253,11 @@ def threshold(
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
     read = collecting.load(traces)
-    found = of_traces(bundles.read(bundle), read.origin)
+    found = of_traces(store.read(bundle), read.origin)
     if then_bundle is not None and then is None:
         raise typer.BadParameter("--then-bundle needs the traces of its answers: --then TRACES.npz")
     if then is not None:
-        second = Second(bundles.read(then_bundle) if then_bundle else found, collecting.load(then))
+        second = Second(store.read(then_bundle) if then_bundle else found, collecting.load(then))
         manifest, cascade = choose_cascade(found, read, second, risks, delta, chosen, method=confidence)
         write_manifest(found.folder, manifest)
         for point in cascade.operating_points:
@@ -281,7 +283,7 @@ def study(
     """Measure what quantisation costs in accuracy and trust, from ID to OOD; finished cells are never computed again."""
     del debug
     _require("torch", "scipy", "matplotlib")
-    from edge_vqa.bundle import write_bytes
+    from edge_vqa.border.whole import write_bytes
     from selector_onnx import plots, tables
     from selector_onnx import study as studies
 
@@ -299,83 +301,7 @@ def study(
         terminal.say(str(output / name))
 
 
-import_app = typer.Typer(help="Turn official annotation files into questions files.", no_args_is_help=True)
-app.add_typer(import_app, name="import")
-OfficialOption = Annotated[Path, typer.Option("--questions", metavar="FILE", help="The official questions, JSON.")]
-AnnotationsOption = Annotated[Path, typer.Option(metavar="FILE", help="The official annotations, JSON.")]
-ImagesOption = Annotated[Path, typer.Option(metavar="FOLDER", help="Where the pictures are.")]
-FolderOption = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where dev.jsonl, ... go.")]
-SplitOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=FILE", help="Question ids of a split, as in dev=imdb_val2014-dev.npy.")
-]
-
-
-@import_app.command(
-    "advqa",
-    help="AdVQA, whose files have the form of VQAv2's.",
-    epilog="Example: edge-vqa-selector import advqa --questions v1_OpenEnded_mscoco_val2017_advqa_questions.json"
-    " --annotations v1_mscoco_val2017_advqa_annotations.json --images val2017 -o advqa",
-)
-@import_app.command(
-    "vqav2",
-    epilog="Example: edge-vqa-selector import vqav2 --questions v2_OpenEnded_mscoco_val2014_questions.json"
-    " --annotations v2_mscoco_val2014_annotations.json --images val2014 -o vqav2 --split dev=imdb_val2014-dev.npy",
-)
-def import_vqav2(
-    questions: OfficialOption,
-    annotations: AnnotationsOption,
-    images: ImagesOption,
-    output: FolderOption,
-    split: SplitOption = None,
-    seed: SeedOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """VQAv2: with the splits of Whitehead et al. where given, else 40 % dev, 10 % val, 50 % test, by picture."""
-    del debug
-    from selector_onnx import datasets
-
-    _write_splits(datasets.vqav2(questions, annotations, images), output, split, seed)
-
-
-@import_app.command("vizwiz", epilog="Example: edge-vqa-selector import vizwiz --annotations val.json --images val -o vizwiz")
-def import_vizwiz(
-    annotations: AnnotationsOption,
-    images: ImagesOption,
-    output: FolderOption,
-    split: SplitOption = None,
-    seed: SeedOption = 0,
-    debug: DebugOption = False,
-) -> None:
-    """VizWiz: train.json or val.json."""
-    del debug
-    from selector_onnx import datasets
-
-    _write_splits(datasets.vizwiz(annotations, images), output, split, seed)
-
-
-def _write_splits(questions: list[Question], output: Path, split: list[str] | None, seed: int) -> None:
-    from edge_vqa.questions import split_missing
-    from selector_onnx import datasets
-
-    chosen = [entry.partition("=") for entry in split or []]
-    if not all(name.isidentifier() and path for name, _, path in chosen):
-        raise typer.BadParameter("give NAME=FILE, as in dev=imdb_val2014-dev.npy", param_hint="--split")
-    if chosen:
-        made = datasets.split_by_files(questions, {name: Path(path) for name, _, path in chosen})
-    else:
-        made = datasets.split_by_picture(questions, datasets.SHARES, seed)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
-    for name, own in made.items():
-        datasets.write(own, output / f"{name}.jsonl")
-        pictures = len({question.image for question in own})
-        terminal.say(f"{output / name}.jsonl: {len(own):,} questions on {pictures:,} pictures")
-    _, missing = split_missing(questions)
-    if missing:
-        some = ", ".join(dict.fromkeys(str(question.image) for question in missing[:3]))
-        terminal.tell(f"{len(missing):,} questions have no picture yet ({some}, ...): --skip-missing leaves them out")
+app.add_typer(cli_import.app, name="import")
 
 
 def _print_point(point: OperatingPoint) -> None:
@@ -397,7 +323,7 @@ def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:
 
 
 def _questions(path: Path, skip_missing: bool) -> tuple[list[Question], list[Question]]:
-    from edge_vqa import questions as files
+    from edge_vqa.work import questions as files
 
     return files.present(files.read(path, labelled=True), path, skip_missing=skip_missing)
 

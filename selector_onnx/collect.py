@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import native, trace
-from edge_vqa.bundle import write_whole
+from edge_vqa.border.whole import write_whole
+from edge_vqa.bundles.manifest import llama_cpp_version
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import vqa_accuracy
 from edge_vqa.model import Model
-from edge_vqa.questions import Question
+from edge_vqa.trust import trace
+from edge_vqa.work.questions import Question
 
 Array = npt.NDArray[np.float32]
 _COLUMNS = ("maxprob", "accuracy", "picture", "question_id", "candidate")
@@ -75,7 +76,7 @@ def collect(
     the last part. Parts of another bundle or of other questions are thrown away.
     """
     other = "" if detail in (None, model.bundle.manifest.prompt.detail) else str(detail)
-    origin = Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, native.version(), data, other)
+    origin = Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, llama_cpp_version(), data, other)
     parts = _kept(keep, origin, questions) if keep else []
     done = sum(map(len, parts))
     while done < len(questions):

@@ -16,10 +16,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from edge_vqa import untrusted
-from edge_vqa.bundle import write_bytes
+from edge_vqa.border import untrusted
+from edge_vqa.border.whole import write_bytes
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.questions import Question
+from edge_vqa.work.questions import Question
 
 MOST_BYTES = 2**30  # of an annotation file; those of VQAv2 have 370 MB
 SHARES = {"dev": 0.4, "val": 0.1, "test": 0.5}

@@ -6,11 +6,15 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from edge_vqa import admission, trace
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle, Manifest, SelectorInfo
-from edge_vqa.confidence import Selector, SelectorEarly
+from edge_vqa.border.whole import write_bytes
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import Manifest, SelectorInfo
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device import admission
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trust import trace
+from edge_vqa.trust.confidence import Selector, SelectorEarly
 from selector_onnx.collect import Array, Origin
 from selector_onnx.train import Trained
 
@@ -87,7 +91,7 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     role = SelectorEarly.role if trained.method == SelectorEarly.name else Selector.role
     # A new file beside the old one: whoever is killed before bundle.json is replaced leaves the bundle as it was.
     path = bundle.folder / f"{role}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
-    bundles.write_bytes(path, data)
+    write_bytes(path, data)
     manifest, known = bundle.manifest, admission.is_known(bundle)
     info = SelectorInfo(
         schema=trained.origin.schema,
@@ -95,7 +99,7 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
         lm_sha256=trained.origin.lm_sha256,
         vision_sha256=trained.origin.vision_sha256,
     )
-    files = {**{key: file for key, file in manifest.files.items() if key != role}, role: bundles.describe(path)}
+    files = {**{key: file for key, file in manifest.files.items() if key != role}, role: store.describe(path)}
     changed = dataclasses.replace(without(manifest, trained.method), files=files)
     if role == Selector.role:
         changed = dataclasses.replace(changed, selector=info)
@@ -103,7 +107,7 @@ def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
         changed = dataclasses.replace(changed, selector_early=info)
     write_manifest(bundle.folder, changed)
     if known:
-        admission.keep(bundles.read(bundle.folder))
+        admission.keep(store.read(bundle.folder))
     old = bundle.files.get(role)
     if old is not None and old != path:
         old.unlink(missing_ok=True)
@@ -116,7 +120,7 @@ def of_traces(bundle: Bundle, origin: Origin) -> Bundle:
     Raises EdgeVqaError for traces of another bundle.
     """
     manifest = bundle.manifest
-    towers = [tower for tower in bundles.TOWERS if tower in manifest.files]
+    towers = [tower for tower in manifests.TOWERS if tower in manifest.files]
     came_from = [tower for tower in towers if bundle.fingerprint_with(tower) == origin.fingerprint]
     if not came_from:
         raise EdgeVqaError(
@@ -146,4 +150,4 @@ def without(manifest: Manifest, method: str) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace `bundle.json` whole."""
-    bundles.write_bytes(folder / bundles.MANIFEST, bundles.render(manifest).encode())
+    write_bytes(folder / manifests.MANIFEST, manifests.render(manifest).encode())

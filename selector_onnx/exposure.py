@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.picture import open_picture
-from edge_vqa.questions import Question
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.work.questions import Question
 
 UNANSWERABLE = "unanswerable"
 # those that run with current numpy and scikit-image, obey a seed, and need no pictures of their own

@@ -17,20 +17,24 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_vqa import bundle as bundles
-from edge_vqa import confidence as methods
-from edge_vqa import evaluation, report
-from edge_vqa.bundle import Bundle, Manifest, OperatingPoint
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import Manifest, OperatingPoint
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import aurc
 from edge_vqa.model import load
-from edge_vqa.questions import Question
-from edge_vqa.trace import EARLY
+from edge_vqa.trust import confidence as methods
+from edge_vqa.trust.trace import EARLY
+from edge_vqa.work import evaluation, report
+from edge_vqa.work.questions import Question
 from selector_onnx import collect, exposure
 from selector_onnx.export import export, write_manifest
 from selector_onnx.points import choose, confidences
 from selector_onnx.threshold import questions_needed
 from selector_onnx.train import Fit, better_by, train
+
+Progress = Callable[[str, int, int], None]  # step, done, total
 
 LEAST = 100  # questions
 KEPT = "the bundle's own Selector"
@@ -88,7 +92,7 @@ def fit(
     *,
     extra: Sequence[Question] = (),
     force: bool = False,
-    progress: Callable[[str, int, int], None] = lambda step, done, total: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> Fitted:
     """Write a fitted copy of a bundle to `output`, and beside it, in `output`.fit, the traces and a report.
 
@@ -100,12 +104,11 @@ def fit(
     training, calibration = split(questions, options.calibration, options.seed)
     shown = {question.image for question in calibration}
     extra = [question for question in extra if question.image not in shown]
-    work = output.with_name(f"{output.name}.fit")
+    data, work = output.name, output.with_name(f"{output.name}.fit")
     copies = exposure.corrupted(training, options.corrupt, work / "exposure", options.seed) if options.corrupt else []
     strangers = exposure.swapped(training, options.swap, options.seed) if options.swap else []
     exposed = [*extra, *(copy for copy, _ in copies), *strangers]
-    data = output.name
-    with bundles.new_folder(output, force=force) as folder:
+    with store.new_folder(output, force=force) as folder:
         total = len(training) + len(exposed) + len(calibration)
 
         def collected(asked: Sequence[Question], name: str, before: int) -> collect.Traces:
@@ -119,21 +122,19 @@ def fit(
             of = {str(copy.image): str(original.image) for copy, original in copies}
             learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
         fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
-        made = _copy(bundle, folder, bundles.name_for(output), selectors=method == KEPT)
+        made = _copy(bundle, folder, manifests.name_for(output), selectors=method == KEPT)
         if method == methods.Selector.name and fitted:
-            export(fitted.trained, made, int8=options.int8)
-            early = train(learned, inputs=EARLY, seed=options.seed, progress=_step("training the early Selector", progress))
-            export(early.trained, bundles.read(folder), int8=options.int8)
+            _export_both(fitted, learned, made, options, progress)
         elif method == methods.TemperatureScaling.name and fitted:
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
         method = _choose_points(folder, judged, options)
-        final = bundles.read(folder)
+        final = store.read(folder)
         gate, confidence = confidences(final, judged)
         points = tuple(final.manifest.points(method))
         would_do = {p.risk: _needed(gate, confidence, judged, p.risk, options) for p in points if p.threshold is None}
         files = _report(final.name, method, confidence, judged, calibration, work, progress)
     return Fitted(
-        bundle=bundles.read(output),
+        bundle=store.read(output),
         method=method,
         why=why,
         training=len(training),
@@ -143,6 +144,13 @@ def fit(
         would_do=would_do,
         report=files[-1],
     )
+
+
+def _export_both(fitted: Fit, learned: collect.Traces, made: Bundle, options: Options, progress: Progress) -> None:
+    """The Selector, and one that decides after the first token."""
+    export(fitted.trained, made, int8=options.int8)
+    early = train(learned, inputs=EARLY, seed=options.seed, progress=_step("training the early Selector", progress))
+    export(early.trained, store.read(made.folder), int8=options.int8)
 
 
 def _copy(bundle: Bundle, folder: Path, name: str, *, selectors: bool) -> Bundle:
@@ -166,16 +174,14 @@ def _copy(bundle: Bundle, folder: Path, name: str, *, selectors: bool) -> Bundle
         measured=tuple(m for m in manifest.measured if m.metric.startswith("accuracy")),
     )
     write_manifest(folder, bare)
-    return bundles.read(folder)
+    return store.read(folder)
 
 
-def _step(name: str, progress: Callable[[str, int, int], None]) -> Callable[[int, int], None]:
+def _step(name: str, progress: Progress) -> Callable[[int, int], None]:
     return lambda done, total: progress(name, done, total)
 
 
-def _choose_method(
-    bundle: Bundle, learned: collect.Traces, seed: int, progress: Callable[[str, int, int], None]
-) -> tuple[Fit | None, str, str]:
+def _choose_method(bundle: Bundle, learned: collect.Traces, seed: int, progress: Progress) -> tuple[Fit | None, str, str]:
     """The fit, or None where nothing can be learned; the method that will gate, or KEPT; and why, in words."""
     if float(learned.accuracy.min()) == float(learned.accuracy.max()):
         why = f"every training answer is {'right' if learned.accuracy[0] else 'wrong'}, so that nothing tells right from wrong"
@@ -213,9 +219,9 @@ def _own_selector(bundle: Bundle, traces: collect.Traces) -> collect.Array | Non
 
 def _choose_points(folder: Path, judged: collect.Traces, options: Options) -> str:
     """Write operating points for the method that gates, and for the early Selector; the name of the former."""
-    name = methods.choose(bundles.read(folder)).name
+    name = methods.choose(store.read(folder)).name
     for method in (name, methods.SelectorEarly.name):
-        found = bundles.read(folder)
+        found = store.read(folder)
         if method == name or methods.SelectorEarly.role in found.manifest.selectors:
             manifest = choose(found, judged, options.risks, options.delta, options.risks[0], method=method)
             write_manifest(folder, manifest)
@@ -237,7 +243,7 @@ def _report(
     judged: collect.Traces,
     asked: Sequence[Question],
     work: Path,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> list[Path]:
     """The calibration questions, which did not train, as `edge-vqa eval` reports them; without the points chosen on them."""
     values = {method: confidence.astype(np.float64)}

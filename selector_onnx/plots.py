@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from edge_vqa.evaluation import RISKS
+from edge_vqa.work.evaluation import RISKS
 from selector_onnx.study import MAXPROB, SELECTOR, Study
 from selector_onnx.tables import mix_name
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import HISTOGRAM, Bundle, Calibration, Cascade, Manifest, OperatingPoint
-from edge_vqa.confidence import Confidence
-from edge_vqa.confidence import choose as method_of
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import HISTOGRAM, Calibration, Cascade, Manifest, OperatingPoint
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trust.confidence import Confidence
+from edge_vqa.trust.confidence import choose as method_of
 from selector_onnx.collect import Array, Traces
 from selector_onnx.export import without
 from selector_onnx.threshold import METHOD, select_threshold
@@ -25,7 +26,7 @@ def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tu
             f"these traces are of another bundle or vision tower ({traces.origin.model})",
             f"collect traces of {bundle.name}",
         )
-    bundles.verify(bundle)
+    store.verify(bundle)
     chosen = method_of(bundle, method)
     return chosen, chosen.score_features(traces.features)
 

@@ -24,16 +24,20 @@ from typing import Any
 
 import numpy as np
 
-from edge_vqa import bundle as bundles
-from edge_vqa import confidence as methods
-from edge_vqa import evaluation, native, trace, untrusted
-from edge_vqa import questions as files
-from edge_vqa.bundle import write_whole
+from edge_vqa.border import untrusted
+from edge_vqa.border.typed import typed
+from edge_vqa.border.whole import write_whole
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import llama_cpp_version
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.evaluation import Figure
 from edge_vqa.metrics import Floats
 from edge_vqa.model import load
-from edge_vqa.trace import EARLY
+from edge_vqa.trust import confidence as methods
+from edge_vqa.trust import intervals, trace
+from edge_vqa.trust.intervals import Figure
+from edge_vqa.trust.trace import EARLY
+from edge_vqa.work import evaluation
+from edge_vqa.work import questions as files
 from selector_onnx import collect
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
@@ -99,7 +103,7 @@ def read_config(path: Path) -> Config:
     """Raises EdgeVqaError naming the key at fault."""
     try:
         decoded = tomllib.loads(untrusted.read_text(path))
-        config: Config = bundles.typed(decoded, Config, "")
+        config: Config = typed(decoded, Config, "")
     except (OSError, ValueError) as error:
         raise EdgeVqaError(f"{path} is not a study ({error})", "see docs/study.md for an example") from None
     folders = [entry.folder for entry in config.bundle]
@@ -119,11 +123,11 @@ class Cell:
     draws: dict[str, Floats]
 
     def figure(self, name: str) -> Figure:
-        return Figure(self.values[name], *evaluation.interval(self.draws[name]))
+        return Figure(self.values[name], *intervals.interval(self.draws[name]))
 
     def minus(self, other: Cell, name: str) -> Figure:
         """Paired difference."""
-        return Figure(self.values[name] - other.values[name], *evaluation.interval(self.draws[name] - other.draws[name]))
+        return Figure(self.values[name] - other.values[name], *intervals.interval(self.draws[name] - other.draws[name]))
 
 
 @dataclass(frozen=True)
@@ -164,8 +168,8 @@ class Workshop:
     def __init__(self, config: Config, beside: Path, output: Path) -> None:
         self.config, self.output = config, output
         self.files = {name: beside / path for name, path in asdict(config.data).items() if path}
-        self.bundles = {entry.folder: bundles.read(beside / entry.folder) for entry in config.bundle}
-        self._digests = {name: bundles.sha256(_there(path)) for name, path in self.files.items()}
+        self.bundles = {entry.folder: store.read(beside / entry.folder) for entry in config.bundle}
+        self._digests = {name: store.sha256(_there(path)) for name, path in self.files.items()}
         for folder in ("traces", "selectors", "cells"):
             (output / folder).mkdir(parents=True, exist_ok=True)
         self._loaded: dict[Path, Traces] = {}
@@ -180,7 +184,7 @@ class Workshop:
 
     def traces_path(self, folder: str, name: str) -> Path:
         bundle = self.bundles[folder]
-        key = _key(*bundle.fingerprint, trace.SCHEMA, native.version(), self._digests[name])
+        key = _key(*bundle.fingerprint, trace.SCHEMA, llama_cpp_version(), self._digests[name])
         return self.output / "traces" / f"{bundle.folder.name}-{name}-{key}.npz"
 
     def collect_all(self, jobs: int, progress: Progress) -> None:
@@ -320,13 +324,13 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
     def every(rows: Any) -> dict[str, float]:
         return evaluation.figures(confidence[rows], accuracy[rows]) | {"accuracy": float(accuracy[rows].mean())}
 
-    drawn = [every(np.repeat(order, times[order])) for times in evaluation.draws(traces.picture, DRAWS, rng)]
+    drawn = [every(np.repeat(order, times[order])) for times in intervals.draws(traces.picture, DRAWS, rng)]
     values = every(order)
     return Cell(values, {name: np.array([draw[name] for draw in drawn]) for name in values})
 
 
 def _collect(bundle: Path, questions: Path, name: str, path: Path) -> None:
-    with load(bundle, confidence="maxprob", vision=bundles.read(bundle).backend, threads=1) as model:
+    with load(bundle, confidence="maxprob", vision=store.read(bundle).backend, threads=1) as model:
         collect.collect_into(path, model, files.read(questions, labelled=True), name)
 
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from edge_vqa.evaluation import RISKS, Figure
+from edge_vqa.trust.intervals import Figure
+from edge_vqa.work.evaluation import RISKS
 from selector_onnx.study import BASELINE_SELECTOR, MAXPROB, SELECTOR, Cell, Study
 
 NAMES = {MAXPROB: "MaxProb", BASELINE_SELECTOR: "Selector of {baseline}", SELECTOR: "Selector"}

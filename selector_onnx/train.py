@@ -19,12 +19,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa import evaluation, metrics
-from edge_vqa.bundle import Temperature, write_whole
-from edge_vqa.confidence import Features, Selector, SelectorEarly, TemperatureScaling, logit
+from edge_vqa import metrics
+from edge_vqa.border.whole import write_whole
+from edge_vqa.bundles.manifest import Temperature
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import Floats
-from edge_vqa.trace import EARLY
+from edge_vqa.trust import intervals
+from edge_vqa.trust.confidence import Features, Selector, SelectorEarly, TemperatureScaling, logit
+from edge_vqa.trust.trace import EARLY
 from selector_onnx.collect import Array, Origin, Traces, take
 
 FOLDS = 5
@@ -311,11 +313,11 @@ def better_by(confidence: Array, other: Array, traces: Traces, seed: int) -> tup
     rng, accuracy = np.random.default_rng(seed), traces.accuracy
     orders = [np.argsort(-values, kind="stable") for values in (confidence, other)]
     differences = []
-    for times in evaluation.draws(traces.picture, DRAWS if len(traces) <= 5000 else DRAWS // 5, rng):
+    for times in intervals.draws(traces.picture, DRAWS if len(traces) <= 5000 else DRAWS // 5, rng):
         rows = [np.repeat(order, times[order]) for order in orders]
         mine, theirs = (metrics.aurc(c[r], accuracy[r]) for c, r in zip((confidence, other), rows, strict=True))
         differences.append(theirs - mine)
-    return evaluation.interval(np.array(differences))
+    return intervals.interval(np.array(differences))
 
 
 def save(trained: Trained, path: Path) -> None:

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.model import Model, load
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +31,7 @@ Asked = tuple[str, Path, str, str]  # id, picture, question, answer
 
 @pytest.fixture(scope="session")
 def mini() -> Bundle:
-    return bundles.read("mini")
+    return store.read("mini")
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,7 @@ def f32_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint in f32, for comparison with `transformers`."""
     folder = tmp_path_factory.mktemp("bundles") / "mini-f32"
     convert(CHECKPOINT, folder, Options(quant="f32", vision_type="f32", max_tokens=12))
-    return bundles.read(folder)
+    return store.read(folder)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +102,7 @@ def one_line(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
 
 def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change bundle.json in place."""
-    path = folder / bundles.MANIFEST
+    path = folder / manifests.MANIFEST
     decoded = json.loads(path.read_text())
     change(decoded)
     path.write_text(json.dumps(decoded))
@@ -112,7 +114,7 @@ def resign(folder: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         for file in manifest["files"].values():
             path = folder / file["path"]
-            file["bytes"], file["sha256"] = path.stat().st_size, bundles.sha256(path)
+            file["bytes"], file["sha256"] = path.stat().st_size, store.sha256(path)
         if manifest["selector"]:
             manifest["selector"]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
             manifest["selector"]["vision_sha256"] = manifest["files"]["vision"]["sha256"]

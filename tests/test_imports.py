@@ -1,8 +1,9 @@
-"""Imports point one way, and the runtime stays lean."""
+"""Imports point one way, the runtime stays lean, and files stay small."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,32 +19,14 @@ MAY_IMPORT = {
     "selector_onnx": {"selector_onnx", "edge_vqa"},
     "devices": {"devices"},
 }
-# What conversion takes from the runtime: the manifest, what describes ready files, errors, the border to llama.cpp, and
-# the word that a bundle was made here.
-CONVERTERS_MAY_TAKE = {
-    *("admission", "bundle", "device", "errors", "gguf_file", "native", "ready", "template", "terminal", "untrusted")
-}
-# Calibration and comparison ask questions, as the device does, and may take the rest.
+# What conversion takes from the runtime; calibration and comparison ask questions, as the device does, and may take the rest.
+CONVERTERS_MAY_TAKE = ("bundles", "border", "native", "errors", "visible", "device.admission", "device.profile", "cli.terminal")
 THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
-# within the runtime: a module may import those before it
-ORDER = (
-    ("camera", "child", "cli_options", "errors", "streams", "terminal", "untrusted", "visible"),
-    ("bundle", "claims", "device", "gguf_file", "metrics", "native", "onnx_file", "onnx_session", "sensors", "trace", "trial"),
-    ("answer", "class_token", "llama", "picture", "questions", "template"),
-    ("ready",),
-    ("pull",),
-    ("prompt", "vision", "vision_mtmd", "vision_onnx", "confidence", "gate", "watch"),
-    ("engine",),
-    ("cache", "memory", "tuning"),
-    ("admission",),
-    ("many", "model", "trial_child"),
-    ("batch", "bench", "doctor", "evaluation"),
-    ("tuner",),
-    ("bench_tables", "report"),
-    ("cli_device", "cli_models"),
-    ("cli",),
-    ("__main__",),
+# Within the runtime: a room (a folder, or a file beside the folders) may import from those before it only
+ROOMS = (
+    *("visible", "errors", "metrics", "border", "bundles", "pictures", "native", "trust", "vision", "llm", "answer", "device"),
+    *("session", "model", "checks", "work", "cli", "__main__"),
 )
 
 
@@ -66,27 +49,69 @@ def test_packages_import_only_what_stands_below_them(package: str) -> None:
                 assert top in MAY_IMPORT[package], f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_converters_take_only_the_manifest_and_the_border_from_the_runtime() -> None:
+def test_converters_take_only_bundles_and_the_border_from_the_runtime() -> None:
     for path in (ROOT / "converters").rglob("*.py"):
         if path.name in THEY_ASK:
             continue
-        for name in imported(path):
-            parts = name.split(".")
-            if parts[0] == "edge_vqa" and len(parts) > 1:
-                assert parts[1] in CONVERTERS_MAY_TAKE, f"{path.relative_to(ROOT)} imports {name}"
+        for name in modules_imported(path):
+            own = name.removeprefix("edge_vqa.")
+            assert own == name or own.startswith(CONVERTERS_MAY_TAKE), f"{path.relative_to(ROOT)} imports {name}"
 
 
-def test_the_runtime_is_layered() -> None:
-    layer = {name: number for number, names in enumerate(ORDER) for name in names}
-    for path in (ROOT / "edge_vqa").glob("*.py"):
-        if path.stem == "__init__":
+def modules_imported(path: Path) -> set[str]:
+    """Of our own modules, those that a file imports, wherever in it and for whatever purpose."""
+    found = {name for name in imported(path) if module_file(name) is not None}
+    return {name for name in found if not any(other.startswith(f"{name}.") for other in found)}
+
+
+def module_file(name: str) -> Path | None:
+    if name.split(".")[0] not in PACKAGES:
+        return None
+    place = ROOT / Path(*name.split("."))
+    return next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+
+
+def test_a_room_imports_from_the_rooms_below_it() -> None:
+    for path in (ROOT / "edge_vqa").rglob("*.py"):
+        own = room_of(path)
+        if own == "__init__":
             continue
-        assert path.stem in layer, f"{path.name} has no place in the order"
-        for name in imported(path):
+        assert own in ROOMS, f"{own} has no place in the order"
+        for name in modules_imported(path) - {"edge_vqa"}:
             parts = name.split(".")
-            if parts[0] == "edge_vqa" and len(parts) > 1 and parts[1] in layer and parts[1] != path.stem:
-                below = layer[parts[1]] < layer[path.stem] or (parts[1], path.stem) == ("bundle", "native")
-                assert below or parts[1] in ORDER[layer[path.stem]], f"{path.stem} imports {parts[1]}"
+            if parts[0] == "edge_vqa" and parts[1] != own:
+                assert ROOMS.index(parts[1]) < ROOMS.index(own), f"{path.relative_to(ROOT)} imports {name}, which is above it"
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(ROOT / "edge_vqa").parts[0]
+    return first.removesuffix(".py")
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    graph = {path: {module_file(name) for name in modules_imported(path)} - {path, None} for path in files}
+    # a package is loaded before its modules: what its `__init__` imports of them itself is no circle
+    graph = {
+        path: {to for to in below if to.name != "__init__.py"} for path, below in graph.items() if path.name != "__init__.py"
+    }
+    while graph:
+        free = {path for path, below in graph.items() if not below & graph.keys()}
+        assert free, "a circle: " + ", ".join(sorted(str(path.relative_to(ROOT)) for path in graph))
+        graph = {path: below for path, below in graph.items() if path not in free}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_and_functions_stay_small(package: str) -> None:
+    """At most 400 lines a file, and 60 a function, but where a comment above it says why it is long."""
+    for path in (ROOT / package).rglob("*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 400, f"{path.relative_to(ROOT)} has {len(lines)} lines"
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef):
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                long = (node.end_lineno or 0) - node.lineno + 1 > 60
+                assert not long or lines[first - 2].startswith("# long, and whole: "), f"{path.relative_to(ROOT)}: {node.name}"
 
 
 def loaded_after(code: str) -> set[str]:
@@ -109,3 +134,10 @@ def test_answering_a_question_loads_only_the_runtime_packages() -> None:
 def test_help_and_wrong_usage_load_nothing_native(arguments: list[str]) -> None:
     code = f"sys.argv = ['edge-vqa', *{arguments!r}]\nfrom edge_vqa.cli import main\ntry: main()\nexcept SystemExit: pass"
     assert not loaded_after(code) & {"llama_cpp", "onnxruntime", "numpy", "PIL"}
+
+
+def test_the_index_of_the_architecture_names_what_is_there() -> None:
+    rows = re.findall(r"^\| [^|]+ \| `(\S+\.py)` \| `(\w+)` \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert len(rows) >= 20
+    for file, name in rows:
+        assert re.search(rf"^\s*(def |class )?{name}\b", (ROOT / file).read_text(), re.MULTILINE), f"{file} has no {name}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.bundle import Preprocessing
+from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 Tensor = npt.NDArray[np.float32]

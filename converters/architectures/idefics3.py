@@ -10,7 +10,7 @@ from typing import Any
 
 from converters.architectures import Plan, Rule
 from converters.architectures.text import args_of, is_tied, llama_plan_parts, text_metadata, text_rules
-from edge_vqa.bundle import Preprocessing
+from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 

@@ -13,7 +13,7 @@ from converters.architectures import Plan, Rule
 from converters.architectures.idefics3 import layer_rules
 from converters.architectures.qwen2_vl import MEAN, STD
 from converters.architectures.text import args_of, is_tied, llama_plan_parts, text_metadata, text_rules
-from edge_vqa.bundle import Preprocessing
+from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 
@@ -35,6 +35,7 @@ class VisionArgs:
 ACTIVATIONS = {"quick_gelu": {}, "gelu": {"clip.use_gelu": True}}  # llama.cpp's own is quick_gelu
 
 
+# long, and whole: a check for every setting, then a table of names, shapes and metadata
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
     text, raw, extra = llama_plan_parts(config)

@@ -14,9 +14,9 @@ import numpy as np
 
 from converters.architectures import Plan, Rule, Tensor
 from converters.architectures.text import TextArgs, args_of, is_tied, text_metadata, text_of, text_rules
-from edge_vqa.bundle import Preprocessing
+from edge_vqa.bundles.manifest import Preprocessing
+from edge_vqa.bundles.ready import HIGH_TOKENS, LOW_TOKENS
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.ready import HIGH_TOKENS, LOW_TOKENS
 
 # OpenAI's CLIP statistics, which Qwen's preprocessor_config.json repeats
 MEAN = (0.48145466, 0.4578275, 0.40821073)

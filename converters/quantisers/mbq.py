@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from converters.decoder import Decoder, Weights, decoder_of, weights_of
+from converters.files.parts import Half, Part
 from converters.ggml import Floats
-from converters.parts import Half, Part
-
-if TYPE_CHECKING:
-    from converters.calibration import Sample
 
 RATIOS = 20
 GRADIENT_BYTES = 2 << 30  # for the inputs of all layers, which the backward pass needs
@@ -40,6 +37,21 @@ GROUPS = {
 
 Rounding = Callable[[str, Floats], Floats]  # gguf name, float32 values -> values after a round trip
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One question with its answer, as the LM gets it: n tokens.
+
+    embeddings: [n, hidden]. positions: [4, n]. vision, answer: masks [n]; `answer` marks the tokens whose logits predict the
+    answer, and `targets` are the answer's token ids.
+    """
+
+    embeddings: Floats
+    positions: Floats
+    vision: np.ndarray
+    answer: np.ndarray
+    targets: list[int]
 
 
 @dataclass(frozen=True)

@@ -25,20 +25,23 @@ from typing import Any
 
 import numpy as np
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa import metrics, native
-from edge_vqa import questions as files
-from edge_vqa.bundle import Bundle, Measured
-from edge_vqa.confidence import Selector
-from edge_vqa.device import cores
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa import metrics
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import Measured, llama_cpp_version
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device.profile import cores
 from edge_vqa.model import Model, load
+from edge_vqa.trust.confidence import Selector
+from edge_vqa.work import questions as files
 from recipes.mini import data
 from recipes.mini.questions import GROUPS, MAX_TOKENS
 from recipes.mini.reliability import MBQ_CALIBRATION, OUT, STRANGE, TESTS
 from selector_onnx import collect
 from selector_onnx.export import write_manifest
 from selector_onnx.points import confidences
+from selector_onnx.train import better_by
 
 CHECKPOINT = Path("recipes/mini/checkpoint")
 REPORT = Path("recipes/mini/measured.md")
@@ -138,16 +141,6 @@ def majority(name: str) -> list[Said]:
     return [Said(kind, question.answers[0] == best[kind], False) for question, kind in asked]
 
 
-def bootstrap(first: np.ndarray, second: np.ndarray, accuracy: np.ndarray, rounds: int = 1000) -> tuple[float, float]:
-    """95 % interval of AURC(first) - AURC(second), questions drawn with replacement."""
-    rng, n = np.random.default_rng(0), len(accuracy)
-    differences = []
-    for _ in range(rounds):
-        rows = rng.integers(0, n, n)
-        differences.append(metrics.aurc(first[rows], accuracy[rows]) - metrics.aurc(second[rows], accuracy[rows]))
-    return tuple(np.percentile(differences, [2.5, 97.5]))  # type: ignore[return-value]
-
-
 @cache
 def variants(shipped: Path) -> dict[str, Path]:
     """The shipped bundle and the same checkpoint in other precisions."""
@@ -239,7 +232,7 @@ def reliability(mini: Bundle) -> Part:
     _, confidence = confidences(mini, traces)
     right, n, today = traces.accuracy.astype(np.float64), len(traces), date.today().isoformat()
     ours, theirs = metrics.aurc(confidence, right), metrics.aurc(traces.maxprob, right)
-    low, high = bootstrap(confidence, traces.maxprob, right)
+    low, high = (-side for side in reversed(better_by(confidence, traces.maxprob, traces, seed=0)))
     lines = [
         "### Test mix",
         "",
@@ -304,7 +297,7 @@ def speed(mini: Bundle) -> Part:
     lines = [
         "### Speed and memory",
         "",
-        f"{cpu()}, Python {sys.version.split()[0]}, llama-cpp-python {native.version()}.",
+        f"{cpu()}, Python {sys.version.split()[0]}, llama-cpp-python {llama_cpp_version()}.",
         "",
     ]
     for name, arguments in (
@@ -356,7 +349,7 @@ def part(name: str, mini: Bundle, measure: Callable[[Bundle], Part], *roles: str
 
 
 def main() -> None:
-    mini = bundles.read("mini")
+    mini = store.read("mini")
     timing, _ = part("speed", mini, speed, "lm", "vision", "selector")  # first, before anything else is in memory
     trusted, more = part("reliability", mini, reliability, "lm", "vision", "selector")
     right, measured = [], []
@@ -365,7 +358,7 @@ def main() -> None:
         right += lines
         measured += figures
     unseen, _ = part("strange", mini, strange, "lm", "vision", "selector")
-    sizes = ", ".join(f"{name} {bundles.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini.folder).items())
+    sizes = ", ".join(f"{name} {store.read(folder).bytes / 1e6:.2f} MB" for name, folder in variants(mini.folder).items())
     right += [f"Sizes: {sizes}.", ""]
     text = "\n".join(
         [

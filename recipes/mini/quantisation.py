@@ -25,11 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from converters import compare as comparison
-from converters.convert import Model, Options, opened, write
+from converters.convert import write
 from converters.decoder import decoder_of
+from converters.options import Options
 from converters.quantisers import mbq
-from edge_vqa import bundle as bundles
-from edge_vqa import questions as files
+from converters.source import Model, opened
+from edge_vqa.border.whole import write_whole
+from edge_vqa.bundles import store
+from edge_vqa.trust import intervals
+from edge_vqa.work import questions as files
 from recipes.mini.questions import MAX_TOKENS
 from recipes.mini.reliability import MBQ_CALIBRATION, OUT
 
@@ -83,10 +87,10 @@ def measure(number: int) -> Path:
             )
             # the reference is the model itself: a copy is the same function
             write(copy_of(model, 0 if quant == REFERENCE else number), CHECKPOINT, folder, options)
-            made.append(bundles.read(folder))
+            made.append(store.read(folder))
             print(f"copy {number}: {quant} made", flush=True)
     rows = comparison.compare(made[0], made[1:], asked(), threads=2, progress=_tell)
-    bundles.write_whole(done, lambda stream: stream.write(comparison.as_json(rows, "recipes/mini test mix").encode()))
+    write_whole(done, lambda stream: stream.write(comparison.as_json(rows, "recipes/mini test mix").encode()))
     shutil.rmtree(BUILD / f"copy{number}")
     return done
 
@@ -106,7 +110,7 @@ def report(measured: list[dict[str, Any]], pictures: list[str]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for quant, found in rows.items():
-        kl = comparison.bootstrap(each[quant].mean(0), pictures)
+        kl = intervals.mean(each[quant].mean(0), pictures)
         accuracy, same, ece = (np.mean([_value(row[key]) for row in found]) for key in ("accuracy", "same", "ece"))
         spread = ", ".join(f"{1000 * value:.2f}" for value in each[quant].mean(1))
         method, _, type_ = quant.partition(":")

@@ -12,11 +12,12 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from edge_vqa.bundle import BACKENDS, Bundle
-from edge_vqa.engine import Engine
-from edge_vqa.picture import Picture, Rgb
-from edge_vqa.prompt import Piece, Text, Tile, picture_pieces, question_pieces
-from edge_vqa.trace import Trace
+from edge_vqa.bundles.manifest import BACKENDS
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.prompt import Piece, Text, Tile, picture_pieces, question_pieces
+from edge_vqa.pictures.open import Picture, Rgb
+from edge_vqa.trust.trace import Trace
 
 IMAGE_TOKENS = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}  # others write <image>
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from converters.checkpoint import Checkpoint
-from converters.convert import Options, convert
+from converters.convert import convert
+from converters.files.checkpoint import Checkpoint
+from converters.options import Options
 from edge_vqa import EdgeVqaError
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, one_line
 from tests.converters.random_checkpoints import KINDS, make
 
@@ -373,11 +374,11 @@ def test_the_command_converts_and_never_replaces_by_accident(run: Run, tmp_path:
     made = tmp_path / "made"
     result = run("edge-vqa-convert", CHECKPOINT, "-o", made, "--quant", "rtn:q4_0", "--vision-type", "q8_0")
     assert result.returncode == 0 and "bits a weight" in result.stdout
-    before = bundles.read(made).manifest
+    before = store.read(made).manifest
     assert "exists already" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", made))
-    assert bundles.read(made).manifest == before
+    assert store.read(made).manifest == before
     assert run("edge-vqa-convert", CHECKPOINT, "-o", made, "--quant", "q8_0", "--force").returncode == 0
-    assert bundles.read(made).manifest.quantisation.type == "q8_0"
+    assert store.read(made).manifest.quantisation.type == "q8_0"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear all")
     assert "is not a bundle" in one_line(run("edge-vqa-convert", CHECKPOINT, "-o", tmp_path / "mine", "--force"))

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Bundle
-from edge_vqa.class_token import ClassTokenOrder
-from edge_vqa.picture import open_picture
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.vision.class_token import ClassTokenOrder
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked
 from tests.converters.random_checkpoints import LLAMA3_ROPE, make
 from tests.converters.reference import Reference
@@ -65,8 +66,8 @@ def test_high_detail_agrees_on_three_aspect_ratios(reference: Reference, size: t
 def test_tiles_are_cut_as_transformers_cuts_them() -> None:
     from transformers import Idefics3ImageProcessorPil
 
-    from edge_vqa.bundle import Preprocessing
-    from edge_vqa.picture import slices
+    from edge_vqa.bundles.manifest import Preprocessing
+    from edge_vqa.pictures.sizes import slices
 
     processor = Idefics3ImageProcessorPil.from_pretrained(CHECKPOINT)
     for size in ((64, 64), (300, 120), (90, 210), (451, 300)):
@@ -98,7 +99,7 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
 def test_random_checkpoints_of_each_architecture_agree(kind: str, settings: dict[str, object], tmp_path: Path) -> None:
     checkpoint = make(tmp_path / "checkpoint", kind, **settings)  # type: ignore[arg-type]
     convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_type="f32"))
-    reference = Reference(checkpoint, bundles.read(tmp_path / "bundle"))
+    reference = Reference(checkpoint, store.read(tmp_path / "bundle"))
     photo = Image.open(EXAMPLES / "cat.jpg")
     try:
         answers = []
@@ -132,7 +133,7 @@ def test_the_vision_tower_in_onnx_agrees(
 ) -> None:
     checkpoint = make(tmp_path / "checkpoint", kind, **settings)  # type: ignore[arg-type]
     convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_backend="onnx", onnx_type=onnx_type))
-    bundle = bundles.read(tmp_path / "bundle")
+    bundle = store.read(tmp_path / "bundle")
     assert bundle.manifest.files.keys() == {"lm", "vision_onnx"}
     reference = Reference(checkpoint, bundle, "onnx")
     photo = Image.open(EXAMPLES / "cat.jpg")

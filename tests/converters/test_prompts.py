@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa.bundle import Preprocessing
-from edge_vqa.picture import crop, fitted, open_picture
-from edge_vqa.prompt import Text, picture_pieces, question_pieces
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import Preprocessing
+from edge_vqa.llm.prompt import Text, picture_pieces, question_pieces
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.pictures.sizes import crop, fitted
 from tests.conftest import EXAMPLES
 from tests.converters.random_checkpoints import KINDS, make
 
@@ -35,7 +37,7 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
 
     make(tmp_path / "checkpoint", kind)
     convert(tmp_path / "checkpoint", tmp_path / "bundle", Options(quant="q8_0"))
-    manifest = bundles.read(tmp_path / "bundle").manifest
+    manifest = store.read(tmp_path / "bundle").manifest
     photo = open_picture(EXAMPLES / "cat.jpg")
     pieces = picture_pieces(photo, "low", manifest.prompt, manifest.runtime.preprocessing)
     ours = [piece.text if isinstance(piece, Text) else "(picture)" for piece in pieces]

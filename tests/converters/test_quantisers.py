@@ -12,15 +12,19 @@ import pytest
 import torch
 
 from converters import calibration, ggml
-from converters.checkpoint import Checkpoint
-from converters.convert import METHODS, Model, Options, convert, lm_types, opened, parse_quant, write
+from converters.convert import convert, write
 from converters.decoder import decoder_of
+from converters.files.checkpoint import Checkpoint
 from converters.ggml import Floats
+from converters.method import METHODS, lm_types, parse_quant
+from converters.options import Options
 from converters.quantisers import hqq, iq4_nl, mbq, rtn
-from edge_vqa import EdgeVqaError, native
-from edge_vqa import bundle as bundles
-from edge_vqa import questions as files
-from edge_vqa.picture import open_picture
+from converters.source import Model, opened
+from edge_vqa import EdgeVqaError
+from edge_vqa.bundles import store
+from edge_vqa.native import bindings
+from edge_vqa.pictures.open import open_picture
+from edge_vqa.work import questions as files
 from tests.conftest import CHECKPOINT, EXAMPLES
 from tests.converters.random_checkpoints import make
 from tests.converters.reference import Reference
@@ -56,7 +60,7 @@ def mini_model() -> Iterator[Model]:
 def test_the_file_is_the_one_llama_quantize_makes(type_: str, tmp_path: Path) -> None:
     convert(CHECKPOINT, tmp_path / "whole", Options(quant="bf16", name="same"))
     convert(CHECKPOINT, tmp_path / "ours", Options(quant=type_, name="same", threads=2))
-    llama, _ = native.bindings()
+    llama, _ = bindings.load()
     params = llama.llama_model_quantize_default_params()
     params.ftype = rtn.TYPES[type_][1]
     target = tmp_path / "theirs.gguf"
@@ -82,7 +86,7 @@ def test_every_mixture_rule_of_large_models_is_llama_cpps(tmp_path: Path) -> Non
     settings = {"num_hidden_layers": 17, "hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 4}
     checkpoint = make(tmp_path / "checkpoint", "idefics3", num_key_value_heads=1, **settings)  # type: ignore[arg-type]
     convert(checkpoint, tmp_path / "whole", Options(quant="bf16", name="same"))
-    llama, _ = native.bindings()
+    llama, _ = bindings.load()
     for type_, (_, number, _) in rtn.TYPES.items():
         if type_ in rtn.OWN:
             continue
@@ -200,7 +204,7 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
     """The torch decoder on calibration samples gives the logits that `transformers` gives on the whole prompt."""
     checkpoint = make(tmp_path / "checkpoint", kind, num_key_value_heads=1)
     convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_type="f32"))
-    reference = Reference(checkpoint, bundles.read(tmp_path / "bundle"))
+    reference = Reference(checkpoint, store.read(tmp_path / "bundle"))
     question = files.read(asked)[0]
     try:
         with opened(checkpoint, Options()) as model:
@@ -241,7 +245,7 @@ def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
         write(replace(model, lm=mbq.fold(model.lm, decoder, scales)), checkpoint, tmp_path / "folded", options)
     logits = []
     for name in ("plain", "folded"):
-        reference = Reference(checkpoint, bundles.read(tmp_path / name))
+        reference = Reference(checkpoint, store.read(tmp_path / name))
         logits.append(reference.compare(photo, "what is this?", "low").ours)
         reference.close()
     error = float(np.abs(logits[0] - logits[1]).max() / np.ptp(logits[0]))

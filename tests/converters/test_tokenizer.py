@@ -9,9 +9,10 @@ from random import Random
 import pytest
 from tokenizers import Tokenizer
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa.engine import Engine
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import store
+from edge_vqa.llm.engine import Engine
 from edge_vqa.model import Model
 from tests.conftest import CHECKPOINT, Asked
 from tests.converters.random_checkpoints import make
@@ -48,7 +49,7 @@ def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_qu
     if kind != "mini":
         folder = make(tmp_path / "checkpoint", kind)
         convert(folder, tmp_path / "bundle", Options(quant="q8_0"))
-        bundle = bundles.read(tmp_path / "bundle")
+        bundle = store.read(tmp_path / "bundle")
         engine = Engine(bundle.files["lm"], bundle.files["vision"], bundle.manifest.runtime.preprocessing)
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = {"mini": SPECIAL, "qwen2_vl": QWEN_SPECIAL, "llava": ("<s>", "</s>", "<image>")}[kind]

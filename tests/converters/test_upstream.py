@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.convert import Options, convert
+from converters.convert import convert
+from converters.options import Options
 from tests.converters.random_checkpoints import make
 from tests.converters.upstream import KINDS, STORED, summary
 

@@ -19,11 +19,11 @@ from typing import Any
 
 from PIL import Image
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
-from edge_vqa import gguf_file, ready
-from edge_vqa.bundle import Source
-from edge_vqa.picture import open_picture
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import gguf_file, ready, store
+from edge_vqa.bundles.manifest import Source
+from edge_vqa.pictures.open import open_picture
 from tests.conftest import EXAMPLES
 from tests.converters.random_checkpoints import make
 from tests.converters.reference import Reference
@@ -74,7 +74,7 @@ def summary(path: Path) -> dict[str, Any]:
 
 def largest_error(checkpoint: Path, folder: Path) -> float:
     """Largest first-token logit error of a bundle against `transformers`, as a share of the logits' range."""
-    reference = Reference(checkpoint, bundles.read(folder))
+    reference = Reference(checkpoint, store.read(folder))
     try:
         photo = Image.open(EXAMPLES / "cat.jpg")
         compared = [reference.compare(open_picture(photo.resize(size)), question, "low") for size, question in ASKED]

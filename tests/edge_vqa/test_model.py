@@ -11,10 +11,10 @@ import pytest
 
 from edge_vqa import EdgeVqaError
 from edge_vqa.answer import Answer, Token, Verdict
-from edge_vqa.bundle import Bundle
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.llm.prompt import Text, Tile, picture_pieces, question_pieces
 from edge_vqa.model import Model, load
-from edge_vqa.picture import open_picture
-from edge_vqa.prompt import Text, Tile, picture_pieces, question_pieces
+from edge_vqa.pictures.open import open_picture
 from tests.conftest import EXAMPLES, Asked, Run, edit_manifest
 
 PRICE = EXAMPLES / "price.png"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_vqa.questions import read
+from edge_vqa.work.questions import read
 from tests.conftest import Run, one_line
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_vqa import bundle as bundles
-from edge_vqa import questions as files
+from edge_vqa.bundles import store
 from edge_vqa.model import load
+from edge_vqa.work import questions as files
 from selector_onnx import exposure, fit
 from tests.conftest import EXAMPLES, Asked, Run, edit_manifest, one_line
 
@@ -65,7 +65,7 @@ def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, bare: Path,
     assert result.returncode == 0, result.stderr
     assert took <= 120, f"{took:.0f} s"
     assert "250 questions trained; 250, one a picture, chose thresholds" in result.stdout and "Selector" in result.stdout
-    found = bundles.read(tmp_path / "mine")
+    found = store.read(tmp_path / "mine")
     points = [p for p in found.manifest.operating_points if p.confidence == "selector"]
     assert [(p.risk, p.delta, p.n, p.default) for p in points] == [(0.1, 0.1, 250, True), (0.05, 0.1, 250, False)]
     assert all(p.threshold is not None and p.coverage > 0.5 for p in points), result.stdout
@@ -94,9 +94,9 @@ def test_a_selector_that_is_there_stays_unless_the_new_one_is_better(easy_questi
     """That of the embedded bundle has seen twenty thousand questions; 60 of one's own, on poor pictures, cannot beat it."""
     one_each = {picture: files.Question(n, picture, q, (a,)) for n, picture, q, a in easy_questions}
     poor = [copy for copy, _ in exposure.corrupted(list(one_each.values())[:120], 1.0, tmp_path / "poor", 0)]
-    fitted = fit.fit(bundles.read("mini"), poor, tmp_path / "mine", fit.Options(risks=(0.1,)))
+    fitted = fit.fit(store.read("mini"), poor, tmp_path / "mine", fit.Options(risks=(0.1,)))
     assert fitted.method == "selector" and fitted.why.startswith("the bundle's own Selector"), fitted.why
-    kept, original = fitted.bundle.manifest, bundles.read("mini").manifest
+    kept, original = fitted.bundle.manifest, store.read("mini").manifest
     assert kept.files["selector"].sha256 == original.files["selector"].sha256
     assert kept.files["selector_early"].sha256 == original.files["selector_early"].sha256
     assert {point.n for point in kept.operating_points} == {60}, "its thresholds are new"
@@ -109,7 +109,7 @@ def test_falls_back_to_calibrated_maxprob_and_says_so(bare: Path, tmp_path: Path
         for asked in files.read(labelled)[:240]:
             said = model.ask(asked.image, asked.question, gate=False).candidate
             made.append(dataclasses.replace(asked, answers=(said if rng.random() < 0.5 else "unanswerable",)))
-    fitted = fit.fit(bundles.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
+    fitted = fit.fit(store.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
     assert fitted.method == "temperature" and "not significantly better" in fitted.why
     with load(tmp_path / "mine") as model:
         assert model.ask(EXAMPLES / "shape.png", "what shape is it?").confidence_method == "temperature"
@@ -122,12 +122,12 @@ def test_answers_all_right_or_all_wrong_leave_plain_maxprob(
     made = [files.Question(n, p, q, (a if right else "unanswerable",)) for n, p, q, a in easy_questions[:150]]
     with load("mini") as model:
         made = [q for q in made if (model.ask(q.image, q.question, gate=False).candidate == q.answers[0]) == right]
-    fitted = fit.fit(bundles.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.1,)))
+    fitted = fit.fit(store.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.1,)))
     assert fitted.method == "maxprob" and ("right" if right else "wrong") in fitted.why
     (point,) = fitted.points
     assert (point.threshold is not None) == right
     assert right or fitted.would_do == {0.1: None}, "more wrong answers would not do"
-    kept = fit.fit(bundles.read("mini"), made, tmp_path / "kept", fit.Options(risks=(0.1,)))
+    kept = fit.fit(store.read("mini"), made, tmp_path / "kept", fit.Options(risks=(0.1,)))
     assert kept.method == "selector" and kept.why.startswith(fit.KEPT), "a Selector that is there stays"
 
 
@@ -152,7 +152,7 @@ def test_exposure_adds_corrupted_pictures_and_swapped_ones(tmp_path: Path, label
     assert all(q.image != originals[q.question] or q.question.startswith(("what", "how", "wel")) for q in swapped)
     fitted = fit.fit(
         *(
-            bundles.read("mini"),
+            store.read("mini"),
             files.read(labelled)[:200],
             tmp_path / "mine",
             fit.Options(risks=(0.2,), corrupt=0.5, swap=0.2),

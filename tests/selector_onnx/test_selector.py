@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.convert import Options, convert
-from edge_vqa import bundle as bundles
+from converters.convert import convert
+from converters.options import Options
 from edge_vqa import metrics
-from edge_vqa.bundle import Bundle
-from edge_vqa.confidence import Selector
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import load
-from edge_vqa.trace import features
+from edge_vqa.trust.confidence import Selector
+from edge_vqa.trust.trace import features
 from selector_onnx import collect, export, train
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, edit_manifest, one_line
 
@@ -55,13 +56,13 @@ def test_the_commands_make_a_bundle_that_gates_with_its_own_selector(run: Run, q
         assert all(np.array_equal(a[0], b[0]) for a, b in zip(one, other, strict=True)), "not reproducible"
     result = run("edge-vqa-selector", "export", selector, copied)
     assert result.returncode == 0, result.stderr
-    found = bundles.read(copied)
+    found = store.read(copied)
     points = found.manifest.operating_points
     assert all(point.confidence == "selector-early" for point in points), "points of the old Selector are gone"
     assert found.manifest.files["selector"].bytes <= 1_000_000
     result = run("edge-vqa-selector", "threshold", copied, traces, "--risk", "0.1", "--risk", "0.01")
     assert result.returncode == 0 and "risk 0.1: threshold" in result.stdout, result.stdout + result.stderr
-    points = tuple(p for p in bundles.read(copied).manifest.operating_points if p.confidence == "selector")
+    points = tuple(p for p in store.read(copied).manifest.operating_points if p.confidence == "selector")
     assert [point.risk for point in points] == [0.01, 0.1] and points[1].default
     assert points[1].data == "mixed" and points[1].n == 240 and 0.3 < points[1].coverage < 0.75
     asked = json.loads(run("edge-vqa", "ask", EXAMPLES / "shape.png", "what time is it?", "--model", copied, "--json").stdout)
@@ -70,7 +71,7 @@ def test_the_commands_make_a_bundle_that_gates_with_its_own_selector(run: Run, q
 
 @pytest.fixture(scope="module")
 def traces(questions: Path) -> collect.Traces:
-    from edge_vqa.questions import read
+    from edge_vqa.work.questions import read
 
     with load("mini") as model:
         return collect.collect(model, read(questions, labelled=True), "some")
@@ -83,11 +84,11 @@ SMALL = (train.Candidate("logistic", 4, (), 0.01), train.Candidate("MLP", 8, (16
 def test_the_graph_agrees_with_plain_numpy_and_with_the_runtime(
     copied: Path, questions: Path, traces: collect.Traces, candidate: train.Candidate
 ) -> None:
-    from edge_vqa.questions import read
+    from edge_vqa.work.questions import read
 
     trained = train.train(traces, candidates=[candidate]).trained
-    export.export(trained, bundles.read(copied))
-    graph = Selector(bundles.read(copied))
+    export.export(trained, store.read(copied))
+    graph = Selector(store.read(copied))
     assert np.abs(graph.score_features(traces.features) - trained.score_features(traces.features)).max() < 1e-5
     with load(copied) as model:
         answer = model.ask(traces.picture[0], read(questions)[0].question)
@@ -96,11 +97,9 @@ def test_the_graph_agrees_with_plain_numpy_and_with_the_runtime(
 
 def test_in_8_bits_the_graph_says_nearly_the_same_and_is_smaller(copied: Path, traces: collect.Traces) -> None:
     trained = train.train(traces, candidates=SMALL[1:]).trained
-    whole = export.export(trained, bundles.read(copied))
-    small = export.export(trained, bundles.read(copied), int8=True)
-    difference = np.abs(
-        Selector(bundles.read(copied)).score_features(traces.features) - trained.score_features(traces.features)
-    )
+    whole = export.export(trained, store.read(copied))
+    small = export.export(trained, store.read(copied), int8=True)
+    difference = np.abs(Selector(store.read(copied)).score_features(traces.features) - trained.score_features(traces.features))
     assert small < 0.5 * whole and difference.max() < 0.05, (small, whole, difference.max())
 
 
@@ -127,10 +126,10 @@ def test_a_new_selector_replaces_the_old_one_as_a_whole(
             left = [operations]
             for name in ("replace", "unlink", "open"):
                 monkeypatch.setattr(Path, name, counted(getattr(Path, name), left))
-            export.export(trained, bundles.read(copied))
+            export.export(trained, store.read(copied))
             os._exit(0)
         statuses.append(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
-        bundles.verify(bundles.read(copied), thorough=True)
+        store.verify(store.read(copied), thorough=True)
     assert statuses[1] == 9 and len(statuses) > 4 and set(statuses[1:-1]) == {9}, statuses
     assert len(list(copied.glob("selector*.onnx"))) <= 3, "at most a file that nobody names is left"
     with load(copied) as model:
@@ -204,7 +203,7 @@ def test_temperature_scaling_recovers_a_known_distortion() -> None:
 
 
 def test_collect_goes_on_behind_what_was_kept(questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge_vqa.questions import read
+    from edge_vqa.work.questions import read
 
     asked = read(questions, labelled=True)[:25]
     monkeypatch.setattr(collect, "PART", 10)
@@ -275,7 +274,7 @@ def test_thresholds_of_two_looks_are_chosen_and_used(run: Run, questions: Path, 
     assert not np.array_equal(collect.load(low).maxprob, collect.load(high).maxprob)
     result = run("edge-vqa-selector", "threshold", copied, low, "--then", high, "--risk", "0.3", "--delta", "0.2")
     assert result.returncode == 0 and "risk 0.3: threshold" in result.stdout, result.stdout + result.stderr
-    manifest = bundles.read(copied).manifest
+    manifest = store.read(copied).manifest
     (cascade,) = manifest.cascades
     assert cascade.detail == "high" and manifest.default_point("selector") is not None, "the points of one look stay"
     with load(copied) as model:
@@ -300,7 +299,7 @@ def test_traces_of_the_other_vision_tower_move_the_bundle_to_it(run: Run, questi
     assert run("edge-vqa-selector", "collect", folder, questions, "-o", traces, "--vision", "onnx").returncode == 0
     result = run("edge-vqa-selector", "threshold", folder, traces, "--risk", "0.3", "--delta", "0.2")
     assert result.returncode == 0, result.stderr
-    manifest = bundles.read(folder).manifest
+    manifest = store.read(folder).manifest
     assert manifest.runtime.tower == "vision_onnx" and manifest.points("maxprob")
     for backend, warnings in (("onnx", 0), ("mtmd", 1)):
         with load(folder, vision=backend) as model:

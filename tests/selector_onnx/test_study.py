@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.convert import Options, convert
-from edge_vqa.evaluation import figures
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.work.evaluation import figures
 from selector_onnx import study
 from tests.conftest import CHECKPOINT, Asked, Run, one_line
 

@@ -1,0 +1,90 @@
+"""What is converted: a checkpoint folder or a gguf pair, read and checked."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters import architectures
+from converters.architectures import Plan
+from converters.files import parts, tokenizer
+from converters.files.checkpoint import Checkpoint
+from converters.files.parts import Half
+from converters.files.tokenizer import Tokenizer
+from converters.options import Options
+from edge_vqa.bundles import gguf_file, ready
+from edge_vqa.bundles.manifest import Preprocessing, Prompt
+from edge_vqa.bundles.template import render
+from edge_vqa.errors import EdgeVqaError
+
+
+@dataclass(frozen=True)
+class Model:
+    """An MLLM ready to be written: both halves, and what the manifest says of it."""
+
+    architecture: str
+    lm: Half
+    vision: Half
+    preprocessing: Preprocessing
+    prompt: Prompt
+
+
+@contextlib.contextmanager
+def opened(source: Path, options: Options) -> Iterator[Model]:
+    """Read and check a checkpoint folder, a folder with a gguf pair, or an LM gguf (with `options.mmproj`)."""
+    if source.suffix == ".gguf" or (source.is_dir() and not (source / "config.json").is_file() and any(source.glob("*.gguf"))):
+        yield _from_gguf(*gguf_pair(source, options.mmproj), options)
+        return
+    with Checkpoint(source) as checkpoint:
+        yield _from_checkpoint(checkpoint, options)
+
+
+def gguf_pair(source: Path, mmproj: Path | None) -> tuple[Path, Path]:
+    """LM and vision tower: a folder with one pair, or the LM's file beside `mmproj` or the only other gguf of its folder."""
+    if source.is_dir():
+        return ready.find_pair(source)
+    if mmproj is None:
+        lm, vision = ready.find_pair(source.parent)
+        if lm != source:
+            raise EdgeVqaError(f"{source} is no language model", "give the LM, and its vision tower with --mmproj")
+        return lm, vision
+    return source, mmproj
+
+
+def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
+    headers = gguf_file.read(lm), gguf_file.read(vision)
+    architecture, preprocessing, prompt = ready.describe(
+        *headers,
+        instruction=options.instruction,
+        max_tokens=options.max_tokens,
+        detail=options.detail,
+        template=options.chat_template,
+    )
+    return Model(architecture, parts.from_gguf(lm), parts.from_gguf(vision), preprocessing, prompt)
+
+
+def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
+    preprocessor = checkpoint.json("preprocessor_config.json", required=False)
+    architecture, plan = architectures.plan(checkpoint.config, preprocessor)
+    checkpoint.rename(plan.renamed)
+    parts.check(checkpoint, plan)
+    words = tokenizer.read(checkpoint, plan.vocabulary, options.chat_template)
+    _check_tokens(words, plan)
+    prompt = render(
+        words, plan.image_token, instruction=options.instruction, max_tokens=options.max_tokens, detail=options.detail
+    )
+    lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(words))
+    return Model(architecture, lm, vision, plan.preprocessing, prompt)
+
+
+def _check_tokens(words: Tokenizer, plan: Plan) -> None:
+    known = set(words.tokens)
+    # byte-level BPE writes a line break as U+010A
+    absent = [token for token in plan.required_tokens if token.replace("\n", "\u010a") not in known]
+    if absent:
+        raise EdgeVqaError(
+            f"the vocabulary lacks {', '.join(map(repr, absent))}, which is written around a picture",
+            "use an original checkpoint",
+        )

@@ -1,0 +1,223 @@
+"""A pair of gguf files that somebody else converted -> what a bundle's manifest says about them.
+
+What the runtime must know, how a picture is cut and what is written around it, is in the files' metadata.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edge_vqa.bundles import gguf_file, store
+from edge_vqa.bundles import manifest as manifests
+from edge_vqa.bundles.gguf_file import Header
+from edge_vqa.bundles.manifest import Manifest, Preprocessing, Prompt, Quantisation, Runtime, Source, llama_cpp_version
+from edge_vqa.bundles.template import CONTROL, Vocabulary, render
+from edge_vqa.errors import EdgeVqaError
+
+# clip.projector_type -> Hugging Face's model_type, and what its chat template writes for a picture
+PROJECTORS = {
+    "idefics3": ("idefics3", "<image>"),
+    "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
+    "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
+    "mlp": ("llava", "<image>"),
+}
+# Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
+# can afford, where the processor allows up to 16,384
+LOW_SIDE, HIGH_SIDE = 448, 1344
+LOW_TOKENS, HIGH_TOKENS = 256, 1024
+FILES = {"lm": "lm.gguf", "vision": "mmproj.gguf", "vision_onnx": "vision.onnx"}  # role -> name in a bundle
+# ggml type number -> name
+TYPES = {
+    **{0: "f32", 1: "f16", 30: "bf16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 10: "q2_k", 11: "q3_k"},
+    **{12: "q4_k", 13: "q5_k", 14: "q6_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 20: "iq4_nl"},
+    **{21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 28: "f64", 29: "iq1_m", 39: "mxfp4"},
+}
+
+
+def is_vision(header: Header) -> bool:
+    """Whether a gguf holds a vision tower (mmproj) and not an LM."""
+    return header.metadata.get("general.architecture") == "clip"
+
+
+def type_of(header: Header) -> str:
+    """The type that most weights of a gguf are stored in."""
+    weights: Counter[str] = Counter()
+    for shape, kind, _ in header.tensors.values():
+        weights[TYPES.get(kind, str(kind))] += math.prod(shape)
+    return weights.most_common(1)[0][0] if weights else "none"
+
+
+def bits_per_weight(header: Header) -> float:
+    """Mean bits of a weight over all tensors of a gguf, to four digits."""
+    weights = sum(math.prod(shape) for shape, _, _ in header.tensors.values())
+    return round(8 * sum(size for _, _, size in header.tensors.values()) / max(1, weights), 4)
+
+
+def find_pair(folder: Path) -> tuple[Path, Path]:
+    """The LM and the vision tower in a folder that holds one gguf of each."""
+    files = sorted(folder.glob("*.gguf"))
+    towers = [path for path in files if is_vision(gguf_file.read(path))]
+    models = [path for path in files if path not in towers]
+    if len(models) != 1 or len(towers) != 1:
+        raise EdgeVqaError(
+            f"{folder} holds {len(models)} language models and {len(towers)} vision towers (gguf), one of each is needed",
+            "give a folder with one pair",
+        )
+    return models[0], towers[0]
+
+
+def describe(
+    lm: Header, vision: Header, *, instruction: str = "", max_tokens: int = 32, detail: str = "low", template: str | None = None
+) -> tuple[str, Preprocessing, Prompt]:
+    """Architecture, preprocessing and prompt of a pair. `template` replaces the chat template in the LM's file.
+
+    Raises EdgeVqaError for files that are no pair.
+    """
+    if is_vision(lm) or not is_vision(vision):
+        raise EdgeVqaError("these two files are not a language model and a vision tower", "give the LM, then its mmproj")
+    data = vision.metadata
+    if lm.metadata.get("split.count", 1) != 1:
+        raise EdgeVqaError("the language model comes in several parts", "merge them with llama-gguf-split --merge")
+    projector = str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
+    if not data.get("clip.has_vision_encoder"):
+        raise EdgeVqaError("the mmproj file holds no vision encoder", "give the mmproj of a vision model")
+    architecture, image_token = PROJECTORS.get(projector, (str(lm.metadata.get("general.architecture")), None))
+    words = _vocabulary(lm.metadata, template)
+    try:
+        preprocessing = _preprocessing(projector, vision)
+    except (KeyError, TypeError, ZeroDivisionError):
+        raise EdgeVqaError(f"the mmproj file lacks what its projector {projector!r} needs", "convert it again") from None
+    try:
+        prompt = render(words, image_token, instruction=instruction, max_tokens=max_tokens, detail=detail)
+    except EdgeVqaError:
+        if image_token is None:
+            raise
+        # a template that knows nothing of pictures: llama.cpp writes what goes around them, which is nothing for LLaVA
+        preprocessing = preprocessing if preprocessing.method == "crop" else _native()
+        prompt = render(words, None, instruction=instruction, max_tokens=max_tokens, detail=detail)
+    own = str(lm.metadata.get("tokenizer.chat_template", ""))  # ties the prompt to the file, whichever template it is from
+    return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
+
+
+def _native() -> Preprocessing:
+    return Preprocessing(LOW_SIDE, HIGH_SIDE, 1, "bicubic", "native")
+
+
+def _preprocessing(projector: str, vision: Header) -> Preprocessing:
+    data = {key.removeprefix("clip.vision."): value for key, value in vision.metadata.items()}
+    if projector == "idefics3":
+        side = data["image_size"]
+        tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2
+        return Preprocessing(side, max(side, data.get("preproc_image_size", side)), tokens)
+    if projector in ("qwen2vl_merger", "qwen2.5vl_merger"):
+        unit = data["patch_size"] * data.get("spatial_merge_size", 2)
+        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+    if projector == "mlp" and "v.class_embd" in vision.tensors and "image_grid_pinpoints" not in data:
+        side = data["image_size"]
+        return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "crop")
+    return _native()
+
+
+def _vocabulary(data: dict[str, Any], template: str | None) -> Vocabulary:
+    template = template or data.get("tokenizer.chat_template")
+    if not isinstance(template, str):
+        raise EdgeVqaError("the language model's file holds no chat template", "give one with --chat-template FILE")
+    tokens = data.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens:
+        raise EdgeVqaError("the language model's file holds no tokenizer", "convert it again")
+    types = data.get("tokenizer.ggml.token_type") or [1] * len(tokens)
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    found = {role: data.get(f"tokenizer.ggml.{name}_token_id") for role, name in roles.items()}
+    special = {role: number for role, number in found.items() if isinstance(number, int) and 0 <= number < len(tokens)}
+    if len(types) != len(tokens) or CONTROL not in types:
+        types = [CONTROL if i in special.values() else 1 for i in range(len(tokens))]
+    sentencepiece = data.get("tokenizer.ggml.model") == "llama"
+    return Vocabulary(
+        tokens=tokens,
+        types=types,
+        special=special,
+        chat_template=template,
+        starts_with_bos=bool(data.get("tokenizer.ggml.add_bos_token", sentencepiece)),
+        unicode="NFC" if data.get("tokenizer.ggml.pre") == "qwen2" else "",
+    )
+
+
+def adopt(
+    lm: Path,
+    vision: Path,
+    output: Path,
+    source: Source,
+    *,
+    force: bool = False,
+    move: bool = False,
+    name: str | None = None,
+    version: str = "1",
+    licence: str = "unknown",
+    description: str = "",
+    instruction: str = "",
+    max_tokens: int = 32,
+    detail: str = "low",
+    template: str | None = None,
+) -> Manifest:
+    """Make a bundle of a gguf pair as it is; `move` takes the files away from where they are."""
+    name = manifests.name_for(output, name)
+    headers = gguf_file.read(lm), gguf_file.read(vision)
+    architecture, preprocessing, prompt = describe(
+        *headers, instruction=instruction, max_tokens=max_tokens, detail=detail, template=template
+    )
+    with store.new_folder(output, force=force) as work:
+        for path, file in ((lm, FILES["lm"]), (vision, FILES["vision"])):
+            if move:
+                shutil.move(path, work / file)
+            else:
+                shutil.copyfile(path, work / file)
+        return write_manifest(
+            work,
+            name=name,
+            version=version,
+            licence=licence,
+            description=description or f"{source.checkpoint}, {type_of(headers[0])}",
+            source=source,
+            architecture=architecture,
+            quantisation=Quantisation("ready", type_of(headers[0]), bits_per_weight(headers[0]), type_of(headers[1])),
+            prompt=prompt,
+            preprocessing=preprocessing,
+        )
+
+
+def write_manifest(
+    work: Path,
+    *,
+    name: str,
+    version: str,
+    licence: str,
+    description: str,
+    source: Source,
+    architecture: str,
+    quantisation: Quantisation,
+    prompt: Prompt,
+    preprocessing: Preprocessing,
+) -> Manifest:
+    """bundle.json beside the LM and the vision tower, or towers, that `work` holds."""
+    files = {role: store.describe(work / name) for role, name in FILES.items() if (work / name).is_file()}
+    manifest = Manifest(
+        schema=manifests.SCHEMA,
+        name=name,
+        version=version,
+        licence=licence,
+        description=description,
+        source=source,
+        architecture=architecture,
+        files=files,
+        quantisation=quantisation,
+        prompt=prompt,
+        runtime=Runtime(llama_cpp_version(), preprocessing, "vision" if "vision" in files else "vision_onnx"),
+    )
+    (work / manifests.MANIFEST).write_text(manifests.render(manifest), encoding="utf-8")
+    return manifest

@@ -1,0 +1,134 @@
+"""`edge-vqa batch` and `edge-vqa eval`: a file of questions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edge_vqa.cli import terminal
+from edge_vqa.cli.options import (
+    Asking,
+    ConfidenceOption,
+    DebugOption,
+    DeviceOption,
+    Loading,
+    ModelOption,
+    SkipOption,
+    ThreadsOption,
+    TogetherOption,
+    VisionOption,
+    spread,
+)
+from edge_vqa.errors import EdgeVqaError
+
+if TYPE_CHECKING:
+    from edge_vqa.work.questions import Question
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa batch questions.jsonl -o answers.jsonl\n
+  edge-vqa batch questions.jsonl -o answers.jsonl --risk 0.1 --skip-missing\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?"}; image relative to the file.
+A line of ANSWERS has the same question_id, and answer, abstained, confidence, ...; or error.\n
+Interrupted? The same command again goes on where it stopped; a question or picture changed since is asked again.\n
+Exit status: 0 all asked, 1 some failed, 2 wrong usage.
+"""
+)
+@spread
+def batch(
+    questions: Annotated[Path, typer.Argument(help="Questions, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="ANSWERS.jsonl", help="Where the answers go.")],
+    *,
+    asking: Asking,
+    loading: Loading,
+    skip_missing: SkipOption = False,
+    together: TogetherOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Ask all questions of a file; goes on where it was interrupted."""
+    del debug  # read by program.run
+    from edge_vqa.work import batch as batches
+
+    asked, missing = _questions(questions, skip_missing)
+    settings = batches.Settings(**asking.how(), show_candidate=asking.show_candidate)
+    with loading.loaded(sequences=together) as model, terminal.progress() as bars:
+        task = bars.add_task("asking", total=len(asked))
+        outcome = batches.run(model, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
+    left_out = f", {len(missing)} left out: no picture" if missing else ""
+    again = f"; {outcome.again} asked again, whose question or picture was changed" if outcome.again else ""
+    terminal.tell(
+        f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}{again}"
+    )
+    if outcome.failed:
+        terminal.tell(f"edge-vqa: first failure: {outcome.first_failure}")
+        raise typer.Exit(1)
+
+
+@app.command(
+    "eval",
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa eval questions.jsonl -o report/\n
+  edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n\n
+A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
+Interrupted? The same command again goes on where it stopped (answers.jsonl in the folder).
+""",
+)
+def eval_(
+    questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT/", help="Folder for the report.")],
+    model: ModelOption = None,
+    confidence: ConfidenceOption = None,
+    skip_missing: SkipOption = False,
+    vision: VisionOption = None,
+    device: DeviceOption = None,
+    together: TogetherOption = None,
+    threads: ThreadsOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure accuracy and reliability on labelled questions, and write a report."""
+    del debug  # read by program.run
+
+    from edge_vqa.work import batch as batches
+    from edge_vqa.work import evaluation, report
+
+    asked, missing = _questions(questions, skip_missing, labelled=True)
+    if output.exists() and not output.is_dir():
+        raise EdgeVqaError(f"{output} is not a folder", "choose another place")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
+    loading = Loading(model, confidence, vision=vision, device=device, threads=threads)
+    with loading.loaded(sequences=together) as asking, terminal.progress() as bars:
+        bundle = asking.bundle
+        task = bars.add_task("asking", total=len(asked))
+        settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
+        batches.run(asking, asked, answers, settings, lambda done: bars.update(task, completed=len(done)))
+        judged, cases = evaluation.judge(asked, answers)
+        task = bars.add_task("intervals", total=None)
+        found = evaluation.evaluate(
+            judged, bundle.manifest.operating_points, lambda done, total: bars.update(task, completed=done, total=total)
+        )
+    subject = report.Subject(bundle.name, questions.stem, len(asked) - len(cases), len(missing))
+    files = report.write(output, subject, found, judged, cases)
+    if json_:
+        print(report.as_json(subject, found), end="")
+        return
+    for line in report.lines(found):
+        terminal.say(line)
+    terminal.tell(f"{files[-1]}")
+
+
+def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:
+    """Questions to ask, and those left out because their picture is missing."""
+    from edge_vqa.work import questions as files
+
+    return files.present(files.read(path, labelled=labelled), path, skip_missing=skip_missing)

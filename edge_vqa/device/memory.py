@@ -1,0 +1,112 @@
+"""What a bundle takes in memory, part by part, estimated before anything native is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge_vqa.bundles import gguf_file
+from edge_vqa.bundles.manifest import BACKENDS
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device.profile import memory_bytes
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llm.llama import KV_TYPES, N_BATCH
+
+BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes by part."""
+
+    base: int
+    lm: int
+    tower: int
+    kv: int
+    compute: int
+    context: int  # tokens
+
+    @property
+    def total(self) -> int:
+        return self.base + self.lm + self.tower + self.kv + self.compute
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a bundle is loaded for: vision backend, tokens and type of the KV cache, questions answered together."""
+
+    backend: str
+    context: int
+    kv_type: str = "f16"
+    sequences: int = 1
+
+
+def plan(bundle: Bundle, need: Need) -> Plan:
+    """An estimate of the peak. Raises EdgeVqaError for files that are no sound gguf."""
+    manifest, pixels = bundle.manifest, bundle.manifest.runtime.preprocessing
+    header = gguf_file.read(bundle.files["lm"])
+    kind = header.metadata.get("general.architecture")
+
+    def number(key: str, default: int = 0) -> int:
+        found = header.metadata.get(f"{kind}.{key}", default)
+        listed = found if isinstance(found, list) else [found]
+        if not listed or not all(type(value) is int and 0 <= value < 1 << 32 for value in listed):
+            raise EdgeVqaError(f"{bundle.name} says of itself what is not so ({kind}.{key})", "download or convert it again")
+        return int(max(listed))
+
+    if need.kv_type not in KV_TYPES:
+        raise EdgeVqaError(f"a KV cache of type {need.kv_type!r} is unknown", f"use one of {', '.join(KV_TYPES)}")
+    context = min(need.context, number("context_length", 1 << 30) * need.sequences)
+    heads = number("attention.head_count", 1)
+    width = number("embedding_length", 1)
+    key = number("attention.key_length", width // max(1, heads))
+    cells = 2 * number("block_count") * number("attention.head_count_kv", heads) * key
+    block, block_bytes = gguf_file.BLOCKS[KV_TYPES[need.kv_type]]
+    padded = -(-context // 256) * 256
+    # the widest tensors of a batch at work, and a row of logits for each sequence; the tower's, at work on one tile
+    inner = number("feed_forward_length", 4 * width)
+    words = header.tensors["token_embd.weight"][0][0] if "token_embd.weight" in header.tensors else 0
+    patches = 16 * max(pixels.tile_tokens, pixels.high_tokens)
+    compute = 4 * (N_BATCH * (3 * inner + 6 * width) + 3 * need.sequences * words) + 4 * patches * 8192
+    return Plan(
+        base=BASE,
+        # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped
+        lm=2 * manifest.files["lm"].bytes,
+        tower=int({"mtmd": 1.0, "onnx": 2.0}[need.backend] * manifest.files[BACKENDS[need.backend]].bytes),
+        kv=cells * padded * block_bytes // block,
+        compute=compute,
+        context=context,
+    )
+
+
+def check(bundle: Bundle, need: Need, limit: int, said: str = "the limit is {} MB") -> Plan:
+    """Refuse a bundle that does not fit into `limit` bytes, with the figure that would; else its plan."""
+    made = plan(bundle, need)
+    if made.total <= limit:
+        return made
+    parts = {"LM": made.lm, "vision tower": made.tower, f"KV cache of {made.context} tokens": made.kv}
+    parts |= {"work": made.compute, "programs": made.base}
+    listed = ", ".join(f"{name} {megabytes(size)}" for name, size in parts.items())
+    advice = f"set --memory-limit {megabytes(made.total)} or more, or use a smaller bundle"
+    spare = limit - (made.total - made.kv)
+    fits = int(spare / made.kv * made.context) // 256 * 256
+    if fits >= 512:
+        advice = f"a context of {fits} tokens would fit: --context {fits}; or " + advice
+    raise EdgeVqaError(
+        f"{bundle.name} needs about {megabytes(made.total)} MB ({listed}), {said.format(megabytes(limit))}", advice
+    )
+
+
+def check_free(bundle: Bundle, need: Need, share: float) -> None:
+    """Refuse a bundle that does not fit into this share of the memory that is free; where nobody says what is, none."""
+    found = memory_bytes()
+    if found is None:
+        return
+    limit = int(share * found[1])
+    # reading the header of a large LM takes time: not where there is room by any measure
+    if 4 * bundle.bytes + (2 << 30) > limit:
+        check(bundle, need, limit, f"{megabytes(found[1])} MB are free and {{}} MB of them are for it")
+
+
+def megabytes(size: int) -> int:
+    """Rounded up."""
+    return -(-size // 10**6)

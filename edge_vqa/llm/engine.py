@@ -1,0 +1,284 @@
+"""The session: encodes pictures, prefills them, asks questions behind them, and records what each answer left behind.
+
+The picture's part of the prompt stays in the KV cache, so that a second question on it decodes its own tokens only. Several
+questions can be answered together: each is a sequence of its own, and those on one picture share its cells.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_vqa.bundles.manifest import Preprocessing
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llm.llama import Llama, Run
+from edge_vqa.llm.prompt import Piece, Text
+from edge_vqa.llm.threads import Threads
+from edge_vqa.trust.trace import TokenTrace, Trace, step_statistics
+from edge_vqa.vision.tokens import ImageTokens, Part, Tower
+from edge_vqa.vision.tower import open_tower
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What a prefilled picture takes: cells of the KV cache, and the position of what follows (an image of M-RoPE takes fewer
+    positions than cells); its mean embedding [n_embd] and its number of image tokens."""
+
+    cells: int
+    next: int
+    image: npt.NDArray[np.float32]
+    image_tokens: int
+
+
+class Engine:
+    """One LM with its vision tower. Not thread-safe, but that `embed` may run beside anything; `Model` takes turns."""
+
+    def __init__(
+        self,
+        lm: Path,
+        vision: Path,
+        preprocessing: Preprocessing,
+        *,
+        backend: str = "mtmd",
+        context: int | None = None,
+        threads: Threads | int = 1,
+        kv_type: str = "f16",
+        gpu_layers: int = -1,
+        sequences: int = 1,
+    ) -> None:
+        """backend: what runs the file `vision` (`vision.BACKENDS`). context: tokens of the KV cache; None makes room for the
+        largest picture. sequences: how many questions may be answered together."""
+        threads = Threads.of(threads)
+        self._prefix: Prefix | None = None
+        self._tower: Tower | None = None
+        context = room_for(preprocessing) if context is None else context
+        finish = open_tower(backend, vision, preprocessing, threads.vision)
+        self.lm = Llama(lm, context=context, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers, sequences=sequences)
+        try:
+            self._tower = finish(self.lm.model, self.lm.n_embd_in)
+        except BaseException:
+            self.close()
+            raise
+
+    # -- picture ------------------------------------------------------------------------------------------------------
+
+    def embed(self, pieces: Sequence[Piece]) -> Iterator[Part]:
+        """What the LM gets for these pieces: token ids and image embeddings. Nothing is decoded."""
+        assert self._tower is not None
+        for piece in pieces:
+            if isinstance(piece, Text):
+                yield self.lm.tokenize(piece.text, special=piece.special)
+            else:
+                yield from self._tower.encode(piece.rgb)
+
+    def open_prefix(self, parts: Iterable[Part]) -> None:
+        """Prefill everything up to and including the picture; questions then follow it."""
+        self._prefix = None
+        self.lm.clear()
+        (self._prefix,) = self._prefill([list(parts)])
+
+    def _prefill(self, pictures: Sequence[Sequence[Part]]) -> list[Prefix]:
+        """Prefill pictures, number i into sequence i. Where their parts go in step, they are decoded together."""
+        cells, places = [0] * len(pictures), [0] * len(pictures)
+        total = sum(cells_of(part) for parts in pictures for part in parts)
+        self._room(total, "the picture")
+        for number in range(max(map(len, pictures))):
+            text: list[Run] = []
+            images: list[Run] = []
+            causal = True
+            for sequence, parts in enumerate(pictures):
+                if number >= len(parts):
+                    continue
+                part = parts[number]
+                if isinstance(part, ImageTokens):
+                    images.append(Run(sequence, places[sequence], part.embeddings, part.positions))
+                    places[sequence] += part.n_positions
+                    causal = causal and part.causal
+                elif part:
+                    text.append(Run(sequence, places[sequence], part))
+                    places[sequence] += len(part)
+                cells[sequence] += cells_of(part)
+            if text:
+                self.lm.prefill(text)
+            if images and causal:
+                self.lm.prefill(images)
+            for run in images if not causal else ():
+                self.lm.prefill_whole([run])
+        made = []
+        for parts, n, place in zip(pictures, cells, places, strict=True):
+            embeddings = [part.embeddings for part in parts if isinstance(part, ImageTokens)]
+            made.append(Prefix(n, place, np.concatenate(embeddings).mean(0), sum(map(len, embeddings))))
+        return made
+
+    def _room(self, needed: int, what: str) -> None:
+        if needed >= self.lm.n_ctx:
+            raise EdgeVqaError(
+                f"{what} needs {needed} tokens, the context holds {self.lm.n_ctx}",
+                "ask a shorter question, or use --detail low",
+            )
+
+    # -- answer -------------------------------------------------------------------------------------------------------
+
+    def answer(self, pieces: Sequence[Text], max_tokens: int) -> Iterator[TokenTrace | Trace]:
+        """Greedy answer to a question on the open picture: a Trace of its first token, then the tokens as they come, then
+        the Trace of all.
+
+        Log-probabilities and entropies come from the raw logits of the row that was decoded; nothing else is copied.
+        """
+        draft = self._ask(pieces, max_tokens)
+        while not draft.done:
+            ((logits, state),) = self.lm.step([draft.due])
+            step = draft.take(logits, state)
+            if len(draft.steps) == 1:
+                yield draft.trace()
+            yield step
+        yield draft.trace()
+
+    def answer_together(
+        self,
+        pictures: Sequence[Sequence[Part]],
+        asked: Sequence[tuple[int, Sequence[Text]]],
+        max_tokens: int,
+        go_on: Callable[[Sequence[Trace]], Sequence[bool]] | None = None,
+    ) -> list[Trace]:
+        """Greedy answers to several questions, each on one of the pictures: (number of the picture, question).
+
+        At most as many questions as the engine has sequences, and each picture is asked about. go_on: looks at the traces of
+        all first tokens, and says which answers to decode further.
+        """
+        self._prefix = None
+        self.lm.clear()
+        prefixes = self._prefill(pictures)
+        tokens = [self._tokens(pieces) for _, pieces in asked]
+        needed = sum(prefix.cells for prefix in prefixes) + sum(map(len, tokens))
+        if len(asked) > 1:
+            self._room(needed + max_tokens * len(asked), "a round of questions")
+        else:  # its answer gets what room there is, as in `answer`
+            self._room(needed, "the question")
+            max_tokens = min(max_tokens, self.lm.n_ctx - needed)
+        # the first question on a picture goes on in its sequence, others begin with the same cells in one of their own
+        free = iter(range(len(pictures), len(asked)))
+        taken: set[int] = set()
+        sequences = []
+        for picture, _ in asked:
+            sequences.append(picture if picture not in taken else next(free))
+            taken.add(picture)
+            if sequences[-1] != picture:
+                self.lm.share(picture, sequences[-1])
+        drafts = []
+        runs = []
+        for (picture, _), sequence, question in zip(asked, sequences, tokens, strict=True):
+            prefix = prefixes[picture]
+            runs.append(Run(sequence, prefix.next, question[:-1]))
+            drafts.append(_Draft(self.lm, prefix, sequence, question, max_tokens))
+        self.lm.prefill([run for run in runs if len(run.tokens)])
+        live = drafts
+        while live:
+            rows = self.lm.step([draft.due for draft in live])
+            for draft, (logits, state) in zip(live, rows, strict=True):
+                draft.take(logits, state)
+            if go_on is not None and len(live[0].steps) == 1:
+                for draft, more in zip(live, go_on([draft.trace() for draft in live]), strict=True):
+                    draft.done = draft.done or not more
+            live = [draft for draft in live if not draft.done]
+        return [draft.trace() for draft in drafts]
+
+    def speed(self, prompt: int, answer: int) -> tuple[float, float]:
+        """See `Llama.speed`. Closes the open picture."""
+        self._room(prompt + answer, "the measurement")
+        self._prefix = None
+        return self.lm.speed(prompt, answer)
+
+    def cells(self, pieces: Sequence[Text]) -> int:
+        """Cells of the KV cache that a question takes beside its picture's and its answer's."""
+        return len(self._tokens(pieces))
+
+    def score(self, pieces: Sequence[Text], answer: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Log-probabilities [len(answer), n_vocab] before each token of a given answer to a question on the open picture."""
+        draft = self._ask(pieces, len(answer))
+        self._room(draft.cells + len(answer), "the answer")
+        rows = np.empty((len(answer), self.lm.n_vocab), np.float32)
+        sequence, position, token = draft.due
+        for row, following in zip(rows, answer, strict=True):
+            row[:] = self.lm.step([(sequence, position, token)])[0][0]
+            token, position = following, position + 1
+        rows -= rows.max(1, keepdims=True)
+        rows -= np.log(np.exp(rows, dtype=np.float64).sum(1, keepdims=True)).astype(np.float32)
+        return rows
+
+    def _tokens(self, pieces: Sequence[Text]) -> list[int]:
+        return [token for piece in pieces for token in self.lm.tokenize(piece.text, special=piece.special)]
+
+    def _ask(self, pieces: Sequence[Text], max_tokens: int) -> _Draft:
+        """Prefill a question on the open picture but for its last token."""
+        prefix = self._prefix
+        if prefix is None:
+            raise EdgeVqaError("no picture is open", "open one first")
+        tokens = self._tokens(pieces)
+        self._room(prefix.cells + len(tokens), "the question")
+        self.lm.clear(0, prefix.next)
+        if len(tokens) > 1:
+            self.lm.prefill([Run(0, prefix.next, tokens[:-1])])
+        return _Draft(self.lm, prefix, 0, tokens, min(max_tokens, self.lm.n_ctx - prefix.cells - len(tokens)))
+
+    def close(self) -> None:
+        """Free every native handle; safe to call twice."""
+        if self._tower is not None:
+            self._tower.close()
+            self._tower = None
+        self.lm.close()
+
+
+class _Draft:
+    """A greedy answer in the making. `due`: (sequence, position, token) that is decoded next."""
+
+    def __init__(self, lm: Llama, prefix: Prefix, sequence: int, question: Sequence[int], budget: int) -> None:
+        self._lm, self._prefix, self._budget = lm, prefix, budget
+        self.due = (sequence, prefix.next + len(question) - 1, question[-1])
+        self.cells = prefix.cells + len(question)
+        self.steps: list[TokenTrace] = []
+        self._hidden: list[npt.NDArray[np.float32]] = []
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._text, self._ended = "", False
+        self.done = budget < 1
+
+    def take(self, logits: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> TokenTrace:
+        """Choose the next token from a row of logits [n_vocab]; `state` [n_embd] is the hidden state that made it."""
+        self._hidden.append(state.copy())
+        token = int(logits.argmax())
+        self._ended = self._lm.is_end(token)
+        shown = "" if self._ended else self._decoder.decode(self._lm.piece(token))
+        self._text += shown
+        self.steps.append(TokenTrace(token, shown, *step_statistics(logits, token)))
+        sequence, position, _ = self.due
+        self.due = (sequence, position + 1, token)
+        self.done = self._ended or len(self.steps) >= self._budget
+        if self.done:
+            self._text += self._decoder.decode(b"", final=True)
+        return self.steps[-1]
+
+    def trace(self) -> Trace:
+        return Trace(
+            tokens=tuple(self.steps),
+            text=self._text.strip(),
+            ended=self._ended,
+            image=self._prefix.image,
+            first_hidden=self._hidden[0],
+            answer_hidden=np.mean(self._hidden, axis=0, dtype=np.float32),
+            image_tokens=self._prefix.image_tokens,
+            prompt_tokens=self.cells,
+        )
+
+
+def room_for(preprocessing: Preprocessing) -> int:
+    """Tokens of a context that holds the largest picture, a question and an answer."""
+    return max(2048, preprocessing.most_tokens + 1024)
+
+
+def cells_of(part: Part) -> int:
+    return len(part.embeddings) if isinstance(part, ImageTokens) else len(part)

@@ -1,0 +1,235 @@
+"""A loaded bundle: takes one look at a picture, for one question or for several together. Whose turn it is, `Model` decides."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from edge_vqa.answer import Token
+from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import BACKENDS, llama_cpp_version
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device import admission, memory, tuning
+from edge_vqa.device.profile import profile_of
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llm.engine import Engine, cells_of, room_for
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.llm.threads import Threads
+from edge_vqa.pictures.open import Picture
+from edge_vqa.session.options import Options
+from edge_vqa.trust import confidence as confidences
+from edge_vqa.trust.gate import Gate
+from edge_vqa.trust.trace import Timings, TokenTrace, Trace
+from edge_vqa.vision.cache import PictureCache, key_of
+from edge_vqa.vision.tokens import Part
+
+COUNTED_TOGETHER = 50  # confidences that the drift watch writes at once
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What came of one look."""
+
+    trace: Trace
+    confidence: float
+    answered: bool
+    timings: Timings
+
+
+class Session:
+    """A loaded bundle. Owns native memory until `close()`. Not thread-safe, but that `encode` may run beside anything."""
+
+    def __init__(self, bundle: Bundle, options: Options | None = None, *, began: float | None = None) -> None:
+        began = time.perf_counter() if began is None else began
+        options = options or Options()
+        admission.admit(bundle)
+        self.bundle, self.options = bundle, options
+        self.warnings: list[str] = []
+        self._opened: bytes | None = None
+        self._watch = os.environ.get("EDGE_VQA_WATCH") == "1" if options.watch is None else options.watch
+        self._counted: list[float] = []
+        self.then = store.read(options.then) if options.then is not None else None
+        self._second: Session | None = None
+        self.confidence = confidences.choose(bundle, options.confidence)
+        self.profile = profile_of(options.device)
+        threads = None if options.threads is None else Threads.of(options.threads)
+        choice = tuning.choose(bundle, options.vision, threads, self.profile.run.threads)
+        self.backend, self.threads = choice.vision, choice.threads
+        self.sequences = choice.together if options.sequences is None else options.sequences
+        if self.sequences < 1:
+            raise EdgeVqaError(f"{self.sequences} questions cannot be answered together", "give 1 or more")
+        self.kv_type = options.kv_type or self.profile.run.kv_type
+        self.fingerprint = bundle.fingerprint_with(BACKENDS[self.backend])
+        self._engine = self._load()
+        manifest = bundle.manifest
+        identity = repr((self.fingerprint, self.backend, manifest.prompt, manifest.runtime.preprocessing, llama_cpp_version()))
+        self._cache = PictureCache(identity, self._engine.lm.n_embd_in, options.pictures, options.cache_dir)
+        if manifest.operating_points:
+            self._warn()
+        self.load_s = time.perf_counter() - began
+
+    def _load(self) -> Engine:
+        """The LM and its vision tower, if they fit into memory."""
+        bundle, options, usual = self.bundle, self.options, self.profile.run
+        preprocessing, role = bundle.manifest.runtime.preprocessing, BACKENDS[self.backend]
+        context = usual.context_in(room_for(preprocessing)) if options.context is None else options.context
+        need = memory.Need(self.backend, context, self.kv_type, self.sequences)
+        if options.memory_limit is not None:
+            memory.check(bundle, need, options.memory_limit)
+        else:
+            memory.check_free(bundle, need, usual.memory_limit)
+        engine = Engine(
+            bundle.files["lm"],
+            bundle.files[role],
+            preprocessing,
+            backend=self.backend,
+            context=context,
+            threads=self.threads,
+            kv_type=self.kv_type,
+            gpu_layers=usual.gpu_layers if options.gpu_layers is None else options.gpu_layers,
+            sequences=self.sequences,
+        )
+        template = hashlib.sha256(engine.lm.chat_template().encode()).hexdigest()
+        if template != bundle.manifest.prompt.template_sha256:
+            engine.close()
+            raise EdgeVqaError(
+                f"the prompt of {bundle.name} was not rendered from its LM's chat template", "convert the bundle again"
+            )
+        return engine
+
+    def _warn(self) -> None:
+        """What may make scores differ from those that the thresholds were chosen on."""
+        runtime, here = self.bundle.manifest.runtime, llama_cpp_version()
+        chosen, so = f"thresholds of {self.bundle.name} were chosen with", "scores may differ slightly"
+        if here != runtime.llama_cpp_python:
+            self.warnings.append(f"{chosen} llama-cpp-python {runtime.llama_cpp_python}, this is {here}: {so}")
+        if self.backend != self.bundle.backend:
+            self.warnings.append(f"{chosen} the vision backend {self.bundle.backend}, this is {self.backend}: {so}")
+
+    @property
+    def second(self) -> Session:
+        """The larger model of a cascade, loaded on first use."""
+        if self._second is None:
+            assert self.then is not None
+            store.verify(self.then)
+            self._second = Session(self.then, replace(self.options, then=None, vision=None, threads=None, watch=False))
+            self.warnings += self._second.warnings
+        return self._second
+
+    # -- looks --------------------------------------------------------------------------------------------------------
+
+    def look(
+        self, picture: Picture, question: str, *, detail: str, gate: Gate, max_tokens: int | None
+    ) -> Iterator[Token | Seen]:
+        """Ask once: tokens as they come, then what came of it."""
+        prompt = self.bundle.manifest.prompt
+        pieces = question_pieces(question, prompt)
+        began = time.perf_counter()
+        self.show(picture, detail)
+        opened = time.perf_counter()
+        early = self.confidence.early
+        trace: Trace | None = None
+        first = gating = 0.0
+        answered, confidence = True, 0.0
+        for step in self._engine.answer(pieces, max_tokens or prompt.max_tokens):
+            if isinstance(step, TokenTrace):
+                yield Token(step.text, step.logprob)
+                continue
+            now = time.perf_counter()
+            first = first or now
+            if early == (trace is None):  # an early method decides on the first trace, any other on the last
+                confidence = self.confidence.score(step)
+                answered = gate.answers(confidence)
+                gating = time.perf_counter() - now
+            trace = step
+            if early and not answered:
+                break
+        assert trace is not None
+        spent = Timings(
+            image_s=opened - began,
+            prompt_s=first - opened,
+            decode_s=time.perf_counter() - first - gating,
+            gate_s=gating,
+        )
+        yield Seen(trace, confidence, answered, spent)
+
+    def show(self, picture: Picture, detail: str) -> None:
+        """Make the picture what the next questions are about, unless it is already."""
+        key = key_of(picture, detail)
+        if key == self._opened:
+            return
+        self._opened = None
+        self._engine.open_prefix(self.encode(key, picture, detail))
+        self._opened = key
+
+    def encode(self, key: bytes, picture: Picture, detail: str) -> list[Part]:
+        """The prompt up to and including the picture, from the cache where it is there. Not while another thread encodes."""
+        parts = self._cache.get(key)
+        if parts is None:
+            manifest = self.bundle.manifest
+            parts = list(self._engine.embed(picture_pieces(picture, detail, manifest.prompt, manifest.runtime.preprocessing)))
+            self._cache.put(key, parts)
+        return parts
+
+    def look_together(
+        self, pictures: Sequence[list[Part]], asked: Sequence[tuple[int, str]], gate: Gate, max_tokens: int | None
+    ) -> list[tuple[Trace, float]]:
+        """One look at several questions, each on one of the pictures (by number): traces and confidences.
+
+        See `Engine.answer_together`.
+        """
+        self._opened = None
+        prompt = self.bundle.manifest.prompt
+        pieces = [(number, question_pieces(question, prompt)) for number, question in asked]
+        early: list[float] = []
+
+        def go_on(traces: Sequence[Trace]) -> list[bool]:
+            early.extend(self.confidence.score(trace) for trace in traces)
+            return [gate.answers(score) for score in early]
+
+        traces = self._engine.answer_together(
+            pictures, pieces, max_tokens or prompt.max_tokens, go_on if self.confidence.early else None
+        )
+        return list(zip(traces, early or [self.confidence.score(trace) for trace in traces], strict=True))
+
+    def cells(self, parts: Sequence[Part], question: str, max_tokens: int | None) -> tuple[int, int, int]:
+        """Cells of the KV cache that a picture takes, a question, and the longest answer to it."""
+        prompt = self.bundle.manifest.prompt
+        asked = self._engine.cells(question_pieces(question, prompt))
+        return sum(map(cells_of, parts)), asked, max_tokens or prompt.max_tokens
+
+    def speed(self, prompt: int, answer: int) -> tuple[float, float]:
+        """See `Engine.speed`."""
+        self._opened = None
+        return self._engine.speed(prompt, answer)
+
+    @property
+    def n_ctx(self) -> int:
+        """Cells of the KV cache."""
+        return self._engine.lm.n_ctx
+
+    # -- drift watch --------------------------------------------------------------------------------------------------
+
+    def count(self, confidence: float) -> None:
+        """For the drift watch, where it is on; only confidences that calibration would have seen."""
+        if self._watch:
+            self._counted.append(confidence)
+            if len(self._counted) >= COUNTED_TOGETHER:
+                self._write_counts()
+
+    def _write_counts(self) -> None:
+        if self._counted:
+            from edge_vqa.trust import watch as watching  # only who watches needs it
+
+            watching.record(self.bundle, self.confidence.name, self._counted)
+            self._counted = []
+
+    def close(self) -> None:
+        """Free all native memory; safe to call twice."""
+        self._write_counts()
+        self._engine.close()
+        if self._second is not None:
+            self._second.close()

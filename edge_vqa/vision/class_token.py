@@ -1,0 +1,72 @@
+"""Puts CLIP's class token in its place in llama.cpp's LLaVA graph.
+
+llama.cpp (tools/mtmd/models/llava.cpp) appends the class embedding behind the patches, but numbers positions and picks
+patches as if it stood before them: each patch gets its neighbour's position embedding, the first patch is lost, and the
+class token is shown to the LM instead (https://github.com/ggml-org/llama.cpp/issues/25814). The two index tensors are
+inputs of the graph, so they are rewritten before its first node runs. A build that puts the class token first is left
+alone, and so is a tower without one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_vqa.native import bindings
+
+_MAX_SRC = 10
+_CLASS = b"v.class_embd"
+
+
+class _Tensor(ctypes.Structure):
+    """The head of `struct ggml_tensor` (ggml.h), up to `src`."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * _MAX_SRC),
+    )
+
+
+class ClassTokenOrder:
+    """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
+
+    @staticmethod
+    def concerns(tensors: set[bytes]) -> bool:
+        """Whether a vision tower with these tensors has a class token and LLaVA's projector."""
+        return _CLASS in tensors and b"mm.0.weight" in tensors
+
+    def __init__(self) -> None:
+        llama, _ = bindings.load()
+        self._ggml = bindings.ggml()
+        self._behind = False  # the class token was appended in the graph that is about to run
+        self.callback = llama.ggml_backend_sched_eval_callback(self._before_node)
+
+    def _before_node(self, address: Any, ask: bool, _: Any) -> bool:
+        """Called with `ask` for every node before it runs; False lets llama.cpp run on without stopping at it."""
+        if not ask:
+            return True
+        sources = [int(s) for s in _Tensor.from_address(int(address)).src[:2] if s]
+        if len(sources) == 2:
+            names = [self._ggml.ggml_get_name(source) for source in sources]
+            if names[1] == _CLASS:
+                self._behind = True
+            if self._behind and names[1].endswith((b"positions", b"positions#0")):
+                n = int(_Tensor.from_address(sources[1]).ne[0])
+                self._write(sources[1], np.array([*range(1, n), 0], np.int32))
+            elif self._behind and names[1].endswith((b"patches", b"patches#0")):
+                n = int(_Tensor.from_address(sources[1]).ne[0])
+                self._write(sources[1], np.arange(n, dtype=np.int32))
+                self._behind = False
+        return False
+
+    def _write(self, tensor: int, values: npt.NDArray[np.int32]) -> None:
+        self._ggml.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
