@@ -12,11 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edge_vqa.border import untrusted
-from edge_vqa.bundles.manifest import BACKENDS, MANIFEST, File, Manifest, parse
+from edge_vqa.bundles import packages
+from edge_vqa.bundles.manifest import BACKENDS, MANIFEST, File, Manifest, is_name, parse
 from edge_vqa.errors import EdgeVqaError
 
 MOST_BYTES = 4 * 2**20  # of it
@@ -32,6 +33,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
     files: dict[str, Path] = field(default_factory=dict)
+    instead_of: str = ""  # which default could not be used, and why
 
     @property
     def name(self) -> str:
@@ -70,23 +72,35 @@ def home() -> Path:
 
 
 def known() -> dict[str, Path]:
-    """Names that `find` understands, with their folders; those in `home()` come before the embedded ones."""
-    found: dict[str, Path] = {}
+    """Names that `find` understands, with their folders; those in `home()` come before the embedded ones, and these before
+    packages."""
+    found = {offer.name: offer.folder for offer in packages.offers() if not offer.fault}
     for root in (EMBEDDED, home()):
         if root.is_dir():
             found |= {folder.name: folder for folder in sorted(root.iterdir()) if (folder / MANIFEST).is_file()}
     return found
 
 
+def origin(folder: Path) -> str:
+    """Where a bundle comes from, for a list: `edge-vqa` itself, a folder, or the package that brought it."""
+    if folder.parent == EMBEDDED:
+        return "edge-vqa"
+    brought = {offer.folder: offer.distribution for offer in packages.offers()}
+    return brought[folder] if folder in brought else str(folder.parent)
+
+
 def find(name: str | Path | None = None) -> Path:
-    """The folder of a bundle, by path or by name; None is the embedded default."""
+    """The folder of a bundle, by path or by name; None is the embedded model."""
     wanted = str(name if name is not None else DEFAULT)
-    path = Path(wanted)
-    if (path / MANIFEST).is_file():
-        return path
-    names = known()
-    if wanted in names:
-        return names[wanted]
+    places = [Path(wanted)]
+    if is_name(wanted):
+        places += [home() / wanted, EMBEDDED / wanted]
+    for path in places:
+        if (path / MANIFEST).is_file():
+            return path
+    if (folder := packages.folder_of(wanted)) is not None:
+        return folder
+    path, names = Path(wanted), known()
     if path.is_dir():
         raise EdgeVqaError(f"{wanted} holds no {MANIFEST}", "make a bundle with edge-vqa-convert")
     listing = ", ".join(names) or "none"
@@ -94,7 +108,13 @@ def find(name: str | Path | None = None) -> Path:
 
 
 def read(name: str | Path | None = None) -> Bundle:
-    """Find a bundle and read its manifest. File sizes are checked, contents are not: see `verify`."""
+    """Find a bundle and read its manifest; without a name the base model where it is installed, else the embedded one. File
+    sizes are checked, contents are not: see `verify`."""
+    if name is None and packages.has_base():
+        try:
+            return read(packages.BASE)
+        except EdgeVqaError as error:
+            return replace(read(DEFAULT), instead_of=f"the base model cannot be used ({error.what}): {DEFAULT} answers")
     folder = find(name)
     try:
         manifest = parse(untrusted.read_text(folder / MANIFEST, MOST_BYTES))

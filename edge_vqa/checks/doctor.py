@@ -63,6 +63,8 @@ def examine(
     except EdgeVqaError as error:
         yield Finding(PROBLEM, "bundle", error.what, error.todo)
         return
+    if bundle.instead_of:
+        yield Finding(WARNING, "bundle", bundle.instead_of, "update it: pip install --upgrade edge-vqa-base")
     sizes = f"{len(bundle.files)} files intact, {bundle.bytes / 1e6:.1f} MB"
     yield Finding(OK, "bundle", f"{bundle.name} {bundle.manifest.version}: {sizes}")
     fits = True

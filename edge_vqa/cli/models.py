@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,36 +18,44 @@ app = typer.Typer(help="List, show, verify and download bundles.", no_args_is_he
 def models_list(
     json_: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False, debug: DebugOption = False
 ) -> None:
-    """List the bundles that --model knows by name."""
+    """List the bundles that --model knows by name, and where each comes from."""
     del debug
-    from edge_vqa.bundles import store
+    from edge_vqa.bundles import packages, store
 
     rows = []
-    for name in store.known():
+    for name, folder in store.known().items():
+        row: dict[str, Any] = {
+            "name": name,
+            "megabytes": None,
+            "quantisation": None,
+            "description": "",
+            "from": store.origin(folder),
+        }
         try:
-            found = store.read(name)
+            found = store.read(folder)
             quantisation = found.manifest.quantisation
-            rows.append(
-                {
-                    "name": name,
-                    "megabytes": round(found.bytes / 1e6, 1),
-                    "quantisation": f"{quantisation.method}:{quantisation.type}",
-                    "description": found.manifest.description,
-                }
-            )
+            row["megabytes"] = round(found.bytes / 1e6, 1)
+            row["quantisation"] = f"{quantisation.method}:{quantisation.type}"
+            row["description"] = found.manifest.description
         except EdgeVqaError as error:
-            rows.append({"name": name, "megabytes": None, "quantisation": None, "description": f"damaged: {error.what}"})
+            row["description"] = f"damaged: {error.what}"
+        rows.append(row)
+    for offer in packages.offers():
+        if offer.fault:
+            why = f"unusable: {offer.fault}"
+            told = {"megabytes": None, "quantisation": None, "description": why, "from": offer.distribution}
+            rows.append({"name": offer.name, **told})
     if json_:
         terminal.print_json(rows)
         return
     for row in rows:
         size = "?" if row["megabytes"] is None else f"{row['megabytes']} MB"
-        terminal.say(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['description']}")
+        terminal.say(f"{row['name']:<12} {size:>9}  {row['quantisation'] or '?':<12} {row['from']:<20} {row['description']}")
 
 
 @app.command("show", epilog="Example: edge-vqa models show mini")
 def models_show(
-    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
+    name: Annotated[str | None, typer.Argument(help="Bundle (default: base where it is installed, else mini).")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print bundle.json as it is.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -85,7 +93,7 @@ def models_show(
 
 @app.command("verify", epilog="Example: edge-vqa models verify mini")
 def models_verify(
-    name: Annotated[str | None, typer.Argument(help="Bundle (default: the embedded one).")] = None,
+    name: Annotated[str | None, typer.Argument(help="Bundle (default: base where it is installed, else mini).")] = None,
     debug: DebugOption = False,
 ) -> None:
     """Compare every file of a bundle with its checksum."""

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from edge_vqa.session import plan as session
 
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="NAME|FOLDER", help="Bundle to ask (default: the embedded one).")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME|FOLDER", help="Bundle to ask (default: base where it is installed, else mini)."
+    ),
 ]
 RiskOption = Annotated[
     float | None,
@@ -137,7 +140,7 @@ class Loading:
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
         given |= {"memory_limit": self.memory_limit and self.memory_limit * 10**6, "watch": self.watch or None}
-        terminal.busy(f"loading {self.model or 'the embedded model'} ...")
+        terminal.busy(f"loading {self.model or 'the default model'} ...")
         with load(self.model, sequences=sequences, **given) as model:
             terminal.busy("")
             told = _warn(model.warnings)

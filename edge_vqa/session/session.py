@@ -47,7 +47,7 @@ class Session:
         options = options or Options()
         admission.admit(bundle)
         self.bundle, self.options = bundle, options
-        self.warnings: list[str] = []
+        self.warnings: list[str] = [bundle.instead_of] if bundle.instead_of else []
         self._opened: bytes | None = None
         self._watch = os.environ.get("EDGE_VQA_WATCH") == "1" if options.watch is None else options.watch
         self._counted: list[float] = []
