@@ -26,8 +26,8 @@ from edge_vqa.bundles import manifest as manifests
 from edge_vqa.bundles import store
 from edge_vqa.bundles.ready import FILES
 from edge_vqa.model import load
+from edge_vqa.trust.intervals import draws, interval
 from edge_vqa.work import questions as files
-from edge_vqa.work.evaluation import draws, interval
 
 WAYS = {
     "mtmd, low": ("mtmd", "low"),
