@@ -14,11 +14,12 @@ from pathlib import Path
 
 from edge_vqa.errors import EdgeVqaError
 
-# operators of `selector_onnx.export`, and of `converters.vision_onnx`
+# operators of `selector_onnx.export`; of `converters.vision_onnx`, and of towers with convolutions (`recipes.base`)
 SELECTOR = frozenset("Gemm Concat Relu Sigmoid Mean DequantizeLinear".split())
 TOWER = frozenset(
     "Add Cast Concat Cos Div Expand Gelu Identity LayerNormalization MatMul Mul Range Reshape Shape Sin Slice Squeeze Transpose"
-    " Unsqueeze DynamicQuantizeMatMul FastGelu MultiHeadAttention QuickGelu RotaryEmbedding".split()
+    " Unsqueeze DynamicQuantizeMatMul FastGelu MultiHeadAttention QuickGelu RotaryEmbedding"
+    " AveragePool Clip Conv Erf Gather Gemm ReduceMean Softmax Sqrt Sub TopK".split()
 )
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}  # TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, float16

@@ -60,6 +60,8 @@ def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing:
         pieces = _tiles(picture, detail, prompt, preprocessing)
     elif preprocessing.method == "dynamic":
         pieces = [Text(prompt.before, True), Tile(fitted(picture, detail, preprocessing))]
+    elif preprocessing.method == "whole":
+        pieces = [Text(prompt.before, True), Tile(overview(picture, preprocessing))]
     elif preprocessing.method == "crop":
         pieces = [Text(prompt.before, True), Tile(crop(picture, preprocessing))]
     else:

@@ -11,6 +11,7 @@ import pytest
 
 from edge_vqa import EdgeVqaError
 from edge_vqa.answer import Answer, Token, Verdict
+from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.llm.prompt import Text, Tile, picture_pieces, question_pieces
 from edge_vqa.model import Model, load
@@ -189,6 +190,15 @@ def test_the_rendered_prompt_is_smolvlms_chat_form(model: Model, mini: Bundle) -
     assert shown(model, high) == f"<|im_start|>User:{row}\n\n{fence}<global-img>[tile]{fence}"
     asked = question_pieces("  what\n is this? ", prompt)
     assert shown(model, list(asked)) == "what is this?<end_of_utterance>\nAssistant:"
+
+
+def test_a_whole_picture_is_one_square_at_any_detail(mini: Bundle) -> None:
+    prompt, pixels = mini.manifest.prompt, Preprocessing(260, 260, 34, "bicubic", "whole")
+    wide = open_picture(np.zeros((100, 300, 3), np.uint8))
+    for detail in ("low", "high"):
+        before, tile = picture_pieces(wide, detail, prompt, pixels)
+        assert before == Text(prompt.before, True) and isinstance(tile, Tile) and tile.rgb.shape == (260, 260, 3)
+    assert pixels.tokens(260, 260) == pixels.most_tokens == 34
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""How the base model is made: pretrained eyes and a pretrained LM, joined, taught and quantised."""

