@@ -35,6 +35,11 @@ class Ended:
     signal: str = ""
 
     @property
+    def said(self) -> dict[str, Any]:
+        """What the objects among the lines say together."""
+        return {key: value for line in self.lines if isinstance(line, dict) for key, value in line.items()}
+
+    @property
     def started(self) -> bool:
         return self.reason != _NOT_STARTED
 

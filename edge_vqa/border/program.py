@@ -35,7 +35,6 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
 
 def run(app: Callable[[], object], program: str) -> NoReturn:
     """Run a typer app as a program: an EdgeVqaError becomes one line on stderr and exit status 1, never a traceback."""
-
     streams.prepare()
     signal.signal(signal.SIGINT, _interrupt)
     try:

@@ -1,8 +1,4 @@
-"""Bundles: one folder that holds everything a device needs, described by `bundle.json`.
-
-Reads, checks and finds bundles. Nothing native is loaded here, and nothing is believed before it is checked: unknown keys,
-wrong types, sizes and checksums are refused by name.
-"""
+"""What `bundle.json` says of a bundle, and the rules that it keeps: unknown keys and wrong values are refused by name."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from edge_vqa.bundles.manifest import MANIFEST, is_name
@@ -27,8 +28,9 @@ class Offer:
     fault: str = ""
 
 
-def offers() -> list[Offer]:
-    """All that is installed, in the order of their names. Takes some milliseconds: asked only where a name needs it."""
+@cache
+def offers() -> tuple[Offer, ...]:
+    """All that is installed, in the order of their names. Takes some milliseconds, once, where a name needs it."""
     from importlib.metadata import entry_points
 
     found = sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value))
@@ -41,7 +43,7 @@ def offers() -> list[Offer]:
         elif sum(other.name == point.name for other in found) > 1:
             fault = f"several packages hold a bundle {point.name!r}"
         made.append(Offer(point.name, told, folder, fault))
-    return made
+    return tuple(made)
 
 
 def folder_of(name: str) -> Path | None:

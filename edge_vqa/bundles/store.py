@@ -20,7 +20,7 @@ from edge_vqa.bundles import packages
 from edge_vqa.bundles.manifest import BACKENDS, MANIFEST, File, Manifest, is_name, parse
 from edge_vqa.errors import EdgeVqaError
 
-MOST_BYTES = 4 * 2**20  # of it
+MOST_BYTES = 4 * 2**20  # of bundle.json
 EMBEDDED = Path(__file__).parent
 DEFAULT = "mini"
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms

@@ -54,8 +54,8 @@ def choose(
         raise EdgeVqaError(what, f"use {' or '.join(offered if known else BACKENDS)}")
     stored = read(bundle)
     threads = threads or (stored.threads if stored else default_threads(bundle.manifest.files["lm"].bytes, most_threads))
-    if vision is None and bindings.library().onnxruntime:  # it does not work on this CPU
-        offered = [name for name in offered if name != "onnx"] or offered
+    if vision is None and len(offered) > 1 and bindings.library().onnxruntime:  # it does not work on this CPU
+        offered = [name for name in offered if name != "onnx"]
     if vision is None and len(offered) > 1:
         vision = stored.vision if stored else faster(bundle, offered, threads)
         if stored is None:

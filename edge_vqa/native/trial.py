@@ -214,7 +214,7 @@ def _tried_beside(other: Future[child.Ended], digest: Future[str], stamp: list[A
         ended = child.run(CHILD, {"library": variant}, seconds=LIBRARY_SECONDS)
         if not ended.started:
             return Library(variant, tested=False, off=(f"extra buffer types: not tried, {ended.reason}",))
-        done = {key: value for line in ended.lines for key, value in line.items()}
+        done = ended.said
         if "failed" in done:
             raise EdgeVqaError(f"llama.cpp does not load ({done['failed']})", rebuild(NATIVE))
         features = tuple(done.get("features", ()))
@@ -240,10 +240,9 @@ def _tried_beside(other: Future[child.Ended], digest: Future[str], stamp: list[A
 
 def _complaint(ended: child.Ended) -> str:
     """Why ONNX Runtime does not work, of the child that tried it."""
-    done = {key: value for line in ended.lines for key, value in line.items()}
-    if done.get("onnxruntime") is True or not ended.started:
+    if ended.said.get("onnxruntime") is True or not ended.started:
         return ""
-    return str(done.get("failed") or ended.reason or "wrong numbers")
+    return str(ended.said.get("failed") or ended.reason or "wrong numbers")
 
 
 def ranked() -> list[str]:

@@ -1,4 +1,4 @@
-"""Opens an untrusted image file safely and hands on plain RGB pixels; scales and cuts them as an encoder wants."""
+"""Opens an untrusted image file safely and hands on plain RGB pixels."""
 
 from __future__ import annotations
 
