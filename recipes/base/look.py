@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.base import asking, eyes, grid, lexicon, lora, photos
-from recipes.base.connector import Connector
+from recipes.base import asking, eyes, grid, lora, photos
+from recipes.base.connector import PLACES
 from recipes.base.packing import AFTER, BEFORE, END
-from recipes.base.shots import BUILD, SHOPS, Own
-from recipes.base.train import Pictures, Shown, image_tokens, prepared, restore
+from recipes.base.shots import BUILD, SHOPS
+from recipes.base.train import Learner, Pictures, Shown, image_tokens, restore
 
 LONGEST = 10  # tokens of an answer
 
@@ -57,42 +57,42 @@ def main() -> None:
     parser.add_argument("--wrong", action="store_true", help="show wrong names")
     parser.add_argument("--photos", type=Path, help="folder of photos")
     arguments = parser.parse_args()
-    lm, tokenizer = prepared()
-    own, things = Own(torch.load(BUILD / "own.pt")), lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    connector = Connector([thing.name for thing in things], own.kinds, lm.model.embed_tokens.weight.detach(), tokenizer)
-    restore(lm, connector)
-    lora.merge(lm)
+    learner = Learner()
+    restore(learner)
+    lm, own, things = lora.merge(learner.lm), learner.own, learner.things
     if arguments.round:
         with torch.no_grad():
             for matrix in grid.matrices(lm):
                 matrix.copy_(grid.rounded(matrix, arguments.round))
-    pictures = Pictures(things, own, eyes.published()._fc)
-    others = [*things, *pictures.goods]
+    pictures = Pictures(learner)
+    others = pictures.everything
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)
     shown: list[tuple[str, Shown]] = []
     for name, shots in zip(SHOPS, pictures.photos, strict=True):
         views = shots.views(arguments.part)
         for view in Random(name).sample(views, min(arguments.most, len(views))):
             asked = asking.ask(shots.of(view), others, Random(f"{name} {view}"), "test", count=9)
-            shown.append((name, pictures.photo(shots, view, asked)))
+            shown.append((name, pictures.photo(shots.seen(view), asked)))
     noise = np.random.default_rng(0)
     for number in Random("classes").sample(range(len(things)), min(arguments.most, len(things))):
         asked = asking.ask(things[number], others, Random(f"class {number}"), "test", count=9)
         nothing = torch.nn.functional.one_hot(torch.tensor(len(own.kinds) - 1), len(own.kinds)).float()
-        places = torch.zeros(10, eyes.WIDTH)
+        places = torch.zeros(PLACES, eyes.WIDTH)
         shown.append(("classes alone", Shown(pictures.classes(number, noise), nothing, places, False, asked)))
     if arguments.photos:
         places_of = {synset: place for place, synset in enumerate((BUILD / "imagenet_synsets.txt").read_text().split())}
-        session, fc = eyes.open_session(eyes.published()), pictures.fc
+        session = eyes.open_session(learner.network)
         files = sorted(arguments.photos.glob("n*_*"))
         for path in Random("photos").sample(files, min(arguments.most, len(files))):
             thing = things[places_of[path.name.partition("_")[0]]]
             with Image.open(path) as image:
                 seen = eyes.pooled(eyes.features(session, [photos.whole(image.convert("RGB"))]))[0]
             asked = asking.ask(thing, others, Random(path.name), "test", count=9)
-            shown.append(("photos of classes", Shown(fc(seen[0]).softmax(-1), own(seen[0]), seen, True, asked)))
+            shown.append(("photos of classes", pictures.photo(seen, asked)))
     for name, one in shown:
-        said = answers(lm, tokenizer, image_tokens(connector, [one]), [question for _, question, _ in one.asked])
+        said = answers(
+            lm, learner.tokenizer, image_tokens(learner.connector, [one]), [question for _, question, _ in one.asked]
+        )
         for (kind, _, answer), heard in zip(one.asked, said, strict=True):
             right[name, kind].append(heard == answer)
             if kind == "what" and heard != answer and arguments.wrong:

@@ -50,6 +50,10 @@ class Shots:
     def of(self, view: int) -> Thing:
         return thing_of(self.photos[self.number[view]])
 
+    def seen(self, view: int) -> Tensor:
+        """Pooled features [10, WIDTH] of a view."""
+        return torch.from_numpy(self.pooled[view].astype(np.float32))
+
     def views(self, part: str) -> list[int]:
         """Views of a part's photos; of those that do not train, there is one."""
         return [view for view, number in enumerate(self.number) if self.photos[number].part == part]

@@ -13,26 +13,37 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from recipes.base import asking, eyes, language, lexicon
 from recipes.base.connector import PLACES, TOKENS, Connector
 from recipes.base.eyes import WIDTH
 from recipes.base.lora import adapt
 from recipes.base.packing import IGNORE, Packed, Packer
-from recipes.base.shots import SHOPS, Own, Shots
+from recipes.base.shots import BUILD, SHOPS, Own, Shots
 
-BUILD = Path("build/base")
 CHECKPOINT = BUILD / "learned.pt"
 PICTURES = 16  # a step
 RATE, CONNECTOR_RATE, WARM = 2e-4, 1e-3, 50
+
+
+class Learner:
+    """What learns, as it begins: the LM off its grid with adapters, and the connector; with what the eyes tell them."""
+
+    def __init__(self) -> None:
+        lm, self.tokenizer = language.published()
+        torch.manual_seed(0)
+        self.lm = adapt(language.rotate(lm))
+        self.network, self.own = eyes.published(), Own(torch.load(BUILD / "own.pt"))
+        self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
+        embeddings = self.lm.model.embed_tokens.weight.detach()
+        self.connector = Connector([thing.name for thing in self.things], self.own.kinds, embeddings, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,14 @@ class Shown:
 class Pictures:
     """Draws pictures to learn from, half of them photos."""
 
-    def __init__(self, things: list[lexicon.Thing], own: Own, fc: torch.nn.Linear) -> None:
-        self.things, self.own, self.fc = things, own, fc
-        weights = normalize(fc.weight, dim=1)
+    def __init__(self, learner: Learner) -> None:
+        self.things, self.own, self.fc = learner.things, learner.own, learner.network._fc
+        weights = normalize(self.fc.weight, dim=1)
         self.alike = weights @ weights.T  # [classes, classes], cosines
         self.photos = [Shots.load(name) for name in SHOPS]
         self.training = [shots.views("train") for shots in self.photos]
-        self.goods = [thing for shots in self.photos for thing in dict.fromkeys(shots.things)]
+        goods = (thing for shots in self.photos for thing in dict.fromkeys(shots.things))
+        self.everything = [*self.things, *goods]
 
     def classes(self, number: int, rng: np.random.Generator) -> Tensor:
         """Probabilities [classes] of a picture of class `number`, as the classifier would confuse it."""
@@ -64,7 +76,7 @@ class Pictures:
         return torch.from_numpy(logits.astype(np.float32)).softmax(-1)
 
     def draw(self, rng: Random, noise: np.random.Generator) -> Shown:
-        others = [*self.things, *self.goods]
+        others = self.everything
         if rng.random() < 0.5:
             number = rng.randrange(len(self.things))
             thing = self.things[number]
@@ -75,11 +87,11 @@ class Pictures:
             )
         shop = rng.randrange(len(self.photos))
         shots, view = self.photos[shop], rng.choice(self.training[shop])
-        return self.photo(shots, view, asking.ask(shots.of(view), others, rng))
+        return self.photo(shots.seen(view), asking.ask(shots.of(view), others, rng))
 
-    def photo(self, shots: Shots, view: int, asked: list[tuple[str, str, str]]) -> Shown:
-        places = torch.from_numpy(shots.pooled[view].astype(np.float32))
-        return Shown(self.fc(places[0]).softmax(-1), self.own(places[0]), places, True, asked)
+    def photo(self, seen: Tensor, asked: list[tuple[str, str, str]]) -> Shown:
+        """A photo, of its pooled features [PLACES, WIDTH]."""
+        return Shown(self.fc(seen[0]).softmax(-1), self.own(seen[0]), seen, True, asked)
 
 
 def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
@@ -93,13 +105,6 @@ def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def prepared() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The LM off its grid, with adapters that have learned nothing yet."""
-    lm, tokenizer = language.published()
-    torch.manual_seed(0)
-    return adapt(language.rotate(lm)), tokenizer
-
-
 def image_tokens(connector: Connector, shown: Sequence[Shown]) -> Tensor:
     stacked = (torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "places"))
     return connector(*stacked, torch.tensor([float(one.photo) for one in shown]))
@@ -109,18 +114,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
     arguments = parser.parse_args()
-    lm, tokenizer = prepared()
-    own, things = Own(torch.load(BUILD / "own.pt")), lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    pictures = Pictures(things, own, eyes.published()._fc)
-    connector = Connector([thing.name for thing in things], own.kinds, lm.model.embed_tokens.weight.detach(), tokenizer)
+    learner = Learner()
+    lm, connector, pictures = learner.lm, learner.connector, Pictures(learner)
     learning = [parameter for parameter in lm.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
     step = 0
     if CHECKPOINT.is_file():
-        step = restore(lm, connector, optimiser)
-    packer, began, losses = Packer(tokenizer, TOKENS), time.monotonic(), []
+        step = restore(learner, optimiser)
+    packer, began, losses = Packer(learner.tokenizer, TOKENS), time.monotonic(), []
     while (spent := time.monotonic() - began) < 60 * arguments.minutes:
         rng, noise = Random(f"step {step}"), np.random.default_rng(step)
         factor = min(1, (step + 1) / WARM) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * spent / (60 * arguments.minutes))))
@@ -137,24 +140,25 @@ def main() -> None:
         if step % 20 == 0:
             print(f"step {step}, {spent / 60:.1f} minutes, loss {np.mean(losses[-20:]):.3f}", flush=True)
         if step % 100 == 0:
-            keep(lm, connector, optimiser, step)
-    keep(lm, connector, optimiser, step)
+            keep(learner, optimiser, step)
+    keep(learner, optimiser, step)
 
 
 def learned(lm: LlamaForCausalLM) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in lm.named_parameters() if parameter.requires_grad}
 
 
-def keep(lm: LlamaForCausalLM, connector: Connector, optimiser: torch.optim.Optimizer, step: int) -> None:
-    state = {"lm": learned(lm), "connector": connector.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+def keep(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> None:
+    state = {"lm": learned(learner.lm), "connector": learner.connector.state_dict(), "step": step}
+    state["optimiser"] = optimiser.state_dict()
     torch.save(state, CHECKPOINT.with_suffix(".part"))
     CHECKPOINT.with_suffix(".part").replace(CHECKPOINT)
 
 
-def restore(lm: LlamaForCausalLM, connector: Connector, optimiser: torch.optim.Optimizer | None = None) -> int:
+def restore(learner: Learner, optimiser: torch.optim.Optimizer | None = None) -> int:
     state = torch.load(CHECKPOINT)
-    lm.load_state_dict(state["lm"], strict=False)
-    connector.load_state_dict(state["connector"])
+    learner.lm.load_state_dict(state["lm"], strict=False)
+    learner.connector.load_state_dict(state["connector"])
     if optimiser is not None:
         optimiser.load_state_dict(state["optimiser"])
     return int(state["step"])
