@@ -13,8 +13,10 @@ from typing import Any
 
 import gguf
 import numpy as np
+import onnx
 import onnxruntime
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
@@ -26,9 +28,8 @@ from edge_vqa.bundles import gguf_file, ready, store
 from edge_vqa.bundles.manifest import Preprocessing, Quantisation, Source
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
 from recipes.base import eyes, language, lora
-from recipes.base.connector import TOKENS, Connector
-from recipes.base.shots import Own
-from recipes.base.train import Learner, restore
+from recipes.base.connector import TOKENS
+from recipes.base.train import TYPE, Learner, restore
 
 # one turn, without the system's: what the LM was taught with
 TEMPLATE = (
@@ -36,21 +37,21 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 LONGEST = 16  # tokens of an answer
+SMALL = 4096  # weights of a tensor; below, it stays float32
 
 
 class Tower(nn.Module):
     """Pixels uint8 [1, SIDE, SIDE, 3] -> image tokens [TOKENS, n_embd]."""
 
-    def __init__(self, network: nn.Module, own: Own, connector: Connector) -> None:
+    def __init__(self, learner: Learner) -> None:
         super().__init__()
-        self.features, self.fc, self.connector = eyes.Features(network), network._fc, connector
-        self.weight, self.bias = nn.Parameter(own.weight), nn.Parameter(own.bias)
+        self.eyes, self.fc, self.connector = eyes.Eyes(), learner.fc, learner.connector
+        self.weight, self.bias = nn.Parameter(learner.own.weight), nn.Parameter(learner.own.bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        seen = eyes.pooled(self.features(pixels))
-        mean = seen[:, 0]
-        own = (mean @ self.weight.T + self.bias).softmax(-1)
-        return self.connector(self.fc(mean).softmax(-1), own, seen, torch.ones(1))[0]
+        mean, states = self.eyes(pixels)
+        own = nn.functional.linear(mean, self.weight, self.bias).softmax(-1)
+        return self.connector(self.fc(mean).softmax(-1), own, states)[0]
 
 
 def write_tower(tower: Tower, path: Path) -> None:
@@ -63,6 +64,37 @@ def write_tower(tower: Tower, path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(stream.getvalue(), options)
+    onnx.save(eight_bits(onnx.load(path)), path)
+
+
+def eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every large weight as int8 with a scale for each output channel, in place. ONNX Runtime multiplies them out once, when it
+    opens the graph, and computes in single precision."""
+    graph, before = model.graph, []
+    for stored in list(graph.initializer):
+        values = numpy_helper.to_array(stored)
+        if values.dtype != np.float32 or values.size < SMALL or values.ndim < 2:
+            continue
+        axes = {4: ((1, 2, 3),), 3: ((2,),), 2: ((0,), (1,))}[values.ndim]
+        _, codes, scale = min((coded(values, axis) for axis in axes), key=lambda made: made[0])
+        name = stored.name
+        graph.initializer.remove(stored)
+        graph.initializer.extend(
+            [numpy_helper.from_array(codes, f"{name}_codes"), numpy_helper.from_array(scale, f"{name}_scale")]
+        )
+        before.append(helper.make_node("Cast", [f"{name}_codes"], [f"{name}_float"], to=onnx.TensorProto.FLOAT))
+        before.append(helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name]))
+    nodes = [*before, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return model
+
+
+def coded(values: np.ndarray, axes: tuple[int, ...]) -> tuple[float, np.ndarray, np.ndarray]:
+    """(squared error, codes, scale) of symmetric 8 bits, one scale for all values along `axes`."""
+    scale = np.maximum(np.abs(values).max(axes, keepdims=True), 1e-12) / 127
+    codes = np.rint(values / scale).astype(np.int8)
+    return float(np.square(codes * scale - values).sum()), codes, scale.astype(np.float32)
 
 
 def tokenizer_metadata() -> dict[str, Any]:
@@ -98,7 +130,7 @@ def half(lm: LlamaForCausalLM) -> Half:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", default="iq4_nl", help="how the LM's matrices are stored")
+    parser.add_argument("--type", default=TYPE, help="how the LM's matrices are stored")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     learner = Learner()
@@ -107,7 +139,7 @@ def main() -> None:
     with store.new_folder(arguments.output, force=True) as work:
         metadata = made.metadata | {"general.name": "base", "general.type": "model"}
         writer.write(work / ready.FILES["lm"], metadata, lm_entries(made, method, 2, {}), lambda done: None)
-        write_tower(Tower(learner.network, learner.own, learner.connector).eval(), work / ready.FILES["vision_onnx"])
+        write_tower(Tower(learner).eval(), work / ready.FILES["vision_onnx"])
         header = gguf_file.read(work / ready.FILES["lm"])
         words = Vocabulary(
             tokens=header.metadata["tokenizer.ggml.tokens"],
@@ -126,7 +158,7 @@ def main() -> None:
             description="the base model, unfinished: things, groceries, clothes",
             source=Source("recipes/base"),
             architecture="llama",
-            quantisation=Quantisation(method.name, method.type, ready.bits_per_weight(header), "onnx-f32"),
+            quantisation=Quantisation(method.name, method.type, ready.bits_per_weight(header), "onnx-int8"),
             prompt=render(words, None, instruction="", max_tokens=LONGEST, detail="low"),
             preprocessing=Preprocessing(eyes.SIDE, eyes.SIDE, TOKENS, "bicubic", "whole"),
         )

@@ -1,9 +1,8 @@
-"""Between eyes and language: what a photo's features become in the LM's own space.
+"""Between eyes and language: what the eyes' features become in the LM's own space.
 
-34 image tokens: of the five likeliest ImageNet classes three vectors each, of the three likeliest own kinds (what the shops'
-photos taught, and "other") three vectors each, all scaled by the root of the probability; and ten pooled places through two
-layers.
-A slot's vectors begin as the LM's embeddings of the words of its name.
+60 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head four vectors each, scaled
+by the root of the probability; a slot's vectors begin as the LM's embeddings of the words of its name. And 32 cells, two patches
+of the mini's tower each, through two layers, which begin by telling what is drawn there (`align`).
 """
 
 from __future__ import annotations
@@ -14,10 +13,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from recipes.base.eyes import WIDTH
+from recipes.base.eyes import PATCHES, STATE
 
-VECTORS, SEEN, OWN, PLACES = 3, 5, 3, 10
-TOKENS = VECTORS * (SEEN + OWN) + PLACES
+VECTORS, SEEN, OWN, CELLS = 4, 4, 3, PATCHES // 2
+TOKENS = VECTORS * (SEEN + OWN) + CELLS
+HIDDEN = 1024
+
+
+def vectors_of(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, count: int = VECTORS) -> Tensor:
+    """The embeddings of a name's tokens [count, n_embd]: a short name's last one again, a long name's rest as their mean."""
+    found = embeddings[tokenizer(" " + name, add_special_tokens=False).input_ids]
+    if len(found) > count:
+        return torch.cat([found[: count - 1], found[count - 1 :].mean(0, keepdim=True)])
+    return torch.cat([found, found[-1:].expand(count - len(found), -1)])
 
 
 class Slots(nn.Module):
@@ -26,12 +34,7 @@ class Slots(nn.Module):
     def __init__(self, names: Sequence[str], count: int, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.count = count
-        self.table = nn.Parameter(torch.stack([self._begin(name, embeddings, tokenizer) for name in names]))
-
-    @staticmethod
-    def _begin(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-        ids = tokenizer(" " + name, add_special_tokens=False).input_ids[:VECTORS]
-        return embeddings[ids + ids[-1:] * (VECTORS - len(ids))]
+        self.table = nn.Parameter(torch.stack([vectors_of(name, embeddings, tokenizer) for name in names]))
 
     def forward(self, probabilities: Tensor) -> Tensor:
         values, places = probabilities.topk(self.count)
@@ -41,14 +44,31 @@ class Slots(nn.Module):
 class Connector(nn.Module):
     def __init__(self, seen: Sequence[str], own: Sequence[str], embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
-        width = embeddings.shape[1]
         self.seen = Slots(seen, SEEN, embeddings, tokenizer)
         self.own = Slots(own, OWN, embeddings, tokenizer)
-        self.places = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 768), nn.GELU(), nn.Linear(768, width))
-        self.gain = nn.Parameter(torch.tensor(float(embeddings.std())))
+        self.cells = nn.Sequential(
+            nn.LayerNorm(2 * STATE), nn.Linear(2 * STATE, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, embeddings.shape[1])
+        )
 
-    def forward(self, seen: Tensor, own: Tensor, places: Tensor, shown: Tensor) -> Tensor:
-        """seen [n, classes], own [n, kinds]: probabilities; places [n, PLACES, WIDTH]; shown [n]: 0 where only the classes are
-        known, as no photo is. Image tokens [n, TOKENS, n_embd]."""
-        spatial = self.places(places) * self.gain * shown[:, None, None]
-        return torch.cat([self.seen(seen), self.own(own), spatial], 1)
+    def forward(self, seen: Tensor, own: Tensor, states: Tensor) -> Tensor:
+        """seen [n, classes], own [n, kinds]: probabilities; states [n, PATCHES, STATE]. Image tokens [n, TOKENS, n_embd]."""
+        return torch.cat([self.seen(seen), self.own(own), self.cells(states.reshape(-1, CELLS, 2 * STATE))], 1)
+
+
+def align(connector: Connector, states: Tensor, targets: Tensor, steps: int = 2500, batch: int = 96) -> float:
+    """The cells learn to give the mean embedding of what is drawn there. states [n, PATCHES, STATE] (any float), targets
+    [n, CELLS, n_embd], nought where there is nothing. Returns the share of the targets' variance that is explained."""
+    optimiser = torch.optim.AdamW(connector.cells.parameters(), 2e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    scale, explained = targets.float().square().mean(), 0.0
+    for _ in range(steps):
+        rows = torch.randint(len(states), (batch,))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = connector.cells(states[rows].float().reshape(-1, CELLS, 2 * STATE))
+        loss = (made.float() - targets[rows].float()).square().mean() / scale
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        explained = 0.99 * explained + 0.01 * (1 - loss.item())
+    return explained

@@ -1,102 +1,116 @@
-"""How often the learned model is right, on photos that did not teach it.
+"""How often the learned model is right, on pictures that did not teach it; with its weights rounded as the bundle's are.
 
-    python -m recipes.base.look [--part dev] [--most 300] [--round iq4_nl] [--photos FOLDER] [--wrong]
+    python -m recipes.base.look [--most 200] [--part dev] [--photos FOLDER] [--exact] [--wrong what]
 
 Photos of FOLDER are others' of ImageNet's classes, in files called n01440764_anything. Questions are worded as no training
-question was.
+question was, plainly and as people talk. An answer is right where greedy decoding gives exactly the one expected.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.base import asking, eyes, grid, lora, photos
-from recipes.base.connector import PLACES
-from recipes.base.packing import AFTER, BEFORE, END
-from recipes.base.shots import BUILD, SHOPS
-from recipes.base.train import Learner, Pictures, Shown, image_tokens, restore
-
-LONGEST = 10  # tokens of an answer
+from recipes.base.connector import TOKENS
+from recipes.base.packing import IGNORE, Packer
+from recipes.base.sights import BUILD, DRAWN, SHOPS
+from recipes.base.train import HELD, TYPE, Learner, Pictures, Shown, image_tokens, prose, restore
+from recipes.mini.model import keep_freed_memory
 
 
 @torch.inference_mode()
-def answers(lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, image: torch.Tensor, questions: list[str]) -> list[str]:
-    """Greedy answers to questions about one picture [1, tokens, n_embd]."""
-    end = tokenizer.convert_tokens_to_ids(END)
+def said(learner: Learner, packer: Packer, shown: list[Shown]) -> list[list[tuple[bool, str]]]:
+    """Of each question, whether its answer is right, and what is said instead, token by token after the right ones."""
+    packed = packer([one.asked for one in shown])
+    with torch.autocast("cpu", torch.bfloat16):
+        image = image_tokens(learner.connector, shown)
+        embeddings = learner.lm.model.embed_tokens(packed.ids)
+        embeddings = embeddings.masked_scatter(packed.image[..., None], image.to(embeddings.dtype).reshape(-1, image.shape[-1]))
+        inputs = {"inputs_embeds": embeddings, "attention_mask": packed.mask, "position_ids": packed.positions}
+        states = learner.lm.model(**inputs, use_cache=False).last_hidden_state
+        answers = packed.targets != IGNORE
+        best = torch.full_like(packed.targets, IGNORE)
+        best[answers] = learner.lm.lm_head(states[answers]).argmax(-1)
+    found = []
+    for row, one in enumerate(shown):
+        places = answers[row].nonzero().flatten().tolist()
+        own, first = [], 0
+        for kind, question, answer in one.asked:
+            count = packer.encode(question, answer, kind.startswith("read"))[1]
+            at = places[first : first + count]
+            first += count
+            text = learner.tokenizer.decode(best[row, at[: count - 1] or at])
+            own.append((bool((best[row, at] == packed.targets[row, at]).all()), text))
+        found.append(own)
+    return found
 
-    def embedded(text: str) -> torch.Tensor:
-        return lm.model.embed_tokens(torch.tensor([tokenizer.encode(text, add_special_tokens=False)]))
 
-    said = []
-    for question in questions:
-        inputs, ids, cache = torch.cat([embedded(BEFORE), image, embedded(question + AFTER)], 1), [], None
-        while len(ids) < LONGEST:
-            out = lm(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            token = int(out.logits[0, -1].argmax())
-            if token == end:
-                break
-            ids.append(token)
-            cache, inputs = out.past_key_values, lm.model.embed_tokens(torch.tensor([[token]]))
-        said.append(tokenizer.decode(ids).strip())
-    return said
+@torch.inference_mode()
+def perplexity(learner: Learner, rows: int = 24, length: int = 256) -> float:
+    ids = torch.tensor(learner.tokenizer(prose(True)).input_ids[: rows * length]).view(rows, length)
+    with torch.autocast("cpu", torch.bfloat16):
+        return float(np.exp(np.mean([learner.lm(input_ids=row[None], labels=row[None]).loss.item() for row in ids])))
+
+
+def gather(pictures: Pictures, part: str, most: int, folder: Path | None) -> list[tuple[str, Shown]]:
+    shown = []
+    for name in SHOPS:
+        numbers = pictures.sights[name].of(part)
+        for number in Random(name).sample(numbers, min(most, len(numbers))):
+            for words, polite in ((name, 0.0), (f"{name}, politely", 1.0)):
+                asked = pictures.ask(name, number, Random(f"{name} {number}"), "test", polite)
+                shown.append((words, pictures.look(name, number, asked)))
+    for name in DRAWN:
+        for number in pictures.sights[name].of("train")[-HELD:][:most]:
+            shown.append((name, pictures.look(name, number, pictures.ask(name, number, Random(f"{name} {number}"), "dev"))))
+    noise = np.random.default_rng(0)
+    for number in Random("classes").sample(range(len(pictures.things)), most):
+        asked = asking.ask(pictures.things[number], pictures.everything, Random(f"class {number}"), "test", count=9)
+        shown.append(("classes alone", pictures.of_class(number, asked, Random(number), noise)))
+    if folder:
+        places = {synset: place for place, synset in enumerate((BUILD / "imagenet_synsets.txt").read_text().split())}
+        session, files = eyes.open_session(2), sorted(folder.glob("n*_*"))
+        for path in Random("photos").sample(files, min(most, len(files))):
+            thing = pictures.things[places[path.name.partition("_")[0]]]
+            with Image.open(path) as image:
+                mean, states = (torch.from_numpy(a[0]).float() for a in eyes.look(session, [photos.whole(image.convert("RGB"))]))
+            asked = asking.ask(thing, pictures.everything, Random(path.name), "test", count=9)
+            shown.append(("others' photos", pictures.photo(mean, states, asked)))
+    return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", default="dev", choices=("dev", "test"))
-    parser.add_argument("--most", type=int, default=300, help="photos of a set")
-    parser.add_argument("--round", metavar="TYPE", help="store every matrix so, as a bundle does")
-    parser.add_argument("--wrong", action="store_true", help="show wrong names")
+    parser.add_argument("--part", default="dev")
+    parser.add_argument("--most", type=int, default=200, help="pictures of each set")
+    parser.add_argument("--exact", action="store_true", help="do not round the weights")
+    parser.add_argument("--wrong", metavar="KIND", help="show what is said instead, to questions of this kind")
     parser.add_argument("--photos", type=Path, help="folder of photos")
     arguments = parser.parse_args()
+    keep_freed_memory()
     learner = Learner()
+    pictures, packer = Pictures(learner), Packer(learner.tokenizer, TOKENS)
+    published = perplexity(learner)
     restore(learner)
-    lm, own, things = lora.merge(learner.lm), learner.own, learner.things
-    if arguments.round:
-        with torch.no_grad():
-            for matrix in grid.matrices(lm):
-                matrix.copy_(grid.rounded(matrix, arguments.round))
-    pictures = Pictures(learner)
-    others = pictures.everything
+    lora.settle(learner.lm, (lambda whole: whole) if arguments.exact else partial(grid.rounded, type_=TYPE))
+    print(f"perplexity of plain text: {published:.2f} as published, {perplexity(learner):.2f} now", flush=True)
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)
-    shown: list[tuple[str, Shown]] = []
-    for name, shots in zip(SHOPS, pictures.photos, strict=True):
-        views = shots.views(arguments.part)
-        for view in Random(name).sample(views, min(arguments.most, len(views))):
-            asked = asking.ask(shots.of(view), others, Random(f"{name} {view}"), "test", count=9)
-            shown.append((name, pictures.photo(shots.seen(view), asked)))
-    noise = np.random.default_rng(0)
-    for number in Random("classes").sample(range(len(things)), min(arguments.most, len(things))):
-        asked = asking.ask(things[number], others, Random(f"class {number}"), "test", count=9)
-        nothing = torch.nn.functional.one_hot(torch.tensor(len(own.kinds) - 1), len(own.kinds)).float()
-        places = torch.zeros(PLACES, eyes.WIDTH)
-        shown.append(("classes alone", Shown(pictures.classes(number, noise), nothing, places, False, asked)))
-    if arguments.photos:
-        places_of = {synset: place for place, synset in enumerate((BUILD / "imagenet_synsets.txt").read_text().split())}
-        session = eyes.open_session(learner.network)
-        files = sorted(arguments.photos.glob("n*_*"))
-        for path in Random("photos").sample(files, min(arguments.most, len(files))):
-            thing = things[places_of[path.name.partition("_")[0]]]
-            with Image.open(path) as image:
-                seen = eyes.pooled(eyes.features(session, [photos.whole(image.convert("RGB"))]))[0]
-            asked = asking.ask(thing, others, Random(path.name), "test", count=9)
-            shown.append(("photos of classes", pictures.photo(seen, asked)))
-    for name, one in shown:
-        said = answers(
-            lm, learner.tokenizer, image_tokens(learner.connector, [one]), [question for _, question, _ in one.asked]
-        )
-        for (kind, _, answer), heard in zip(one.asked, said, strict=True):
-            right[name, kind].append(heard == answer)
-            if kind == "what" and heard != answer and arguments.wrong:
-                print(f"{name}: {answer!r}, said {heard!r}")
+    shown = gather(pictures, arguments.part, arguments.most, arguments.photos)
+    for first in range(0, len(shown), 16):
+        chunk = shown[first : first + 16]
+        for (name, one), own in zip(chunk, said(learner, packer, [one for _, one in chunk]), strict=True):
+            for (kind, question, answer), (hit, text) in zip(one.asked, own, strict=True):
+                right[name, kind].append(hit)
+                if kind == arguments.wrong and not hit:
+                    print(f"{name}: {question} {answer!r}, said {text!r}")
     for (name, kind), each in sorted(right.items()):
         print(f"{name}, {kind}: {np.mean(each):.1%} of {len(each)}")
 

@@ -35,9 +35,10 @@ class Packer:
     def _ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _encode(self, question: str, answer: str) -> tuple[list[int], int]:
-        """Ids of a question with its answer, and how many of them are the answer's, its end included."""
-        answered = [*self._ids(answer), *self._ids(END)]
+    def _encode(self, question: str, answer: str, spelled: bool) -> tuple[list[int], int]:
+        """Ids of a question with its answer, and how many of them are the answer's, its end included. What is read is answered
+        letter by letter, so that no word is new."""
+        answered = [token for part in (*(answer if spelled else (answer,)), END) for token in self._ids(part)]
         return [*self._ids(question), *self._ids(AFTER), *answered], len(answered)
 
     def __call__(self, batch: Sequence[Sequence[tuple[str, str, str]]]) -> Packed:
@@ -48,8 +49,8 @@ class Packer:
             ids, image = [*self.before, *[0] * self._image_tokens], [False] * len(self.before) + [True] * self._image_tokens
             positions, segments = list(range(prefix)), [0] * prefix
             targets, weights = [IGNORE] * prefix, [0.0] * prefix
-            for number, (_, question, answer) in enumerate(asked, 1):
-                tokens, answered = self.encode(question, answer)
+            for number, (kind, question, answer) in enumerate(asked, 1):
+                tokens, answered = self.encode(question, answer, kind.startswith("read"))
                 ids += tokens
                 image += [False] * len(tokens)
                 positions += range(prefix, prefix + len(tokens))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,6 @@ from edge_vqa.pictures.open import Rgb
 from recipes.base.eyes import SIDE
 
 PARTS = {"val": "dev", "validation": "dev"}  # what others call it -> what we do
-VIEWS = 4  # of a photo that trains: as it is, and three times changed
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,11 @@ class Photos:
     def of(self, part: str) -> list[Photo]:
         return [photo for photo in self.listed if photo.part == part]
 
+    def read(self, photo: Photo) -> bytes:
+        return self._zip.read(photo.file)
+
     def open(self, photo: Photo) -> Image.Image:
-        return Image.open(io.BytesIO(self._zip.read(photo.file))).convert("RGB")
+        return Image.open(io.BytesIO(self.read(photo))).convert("RGB")
 
 
 def name_of(label: str) -> str:
@@ -78,10 +79,26 @@ def changed(image: Image.Image, rng: np.random.Generator) -> Rgb:
     return np.ascontiguousarray(pixels[:, ::-1]) if rng.random() < 0.5 else pixels
 
 
-def views(photos: Photos, photo: Photo, seed: int) -> Iterator[Rgb]:
-    """The photo as it is; one that trains, changed in other ways as well."""
-    image = photos.open(photo)
-    yield whole(image)
-    rng = np.random.default_rng(seed)
-    for _ in range(VIEWS - 1 if photo.part == "train" else 0):
-        yield changed(image, rng)
+# hue in degrees, from each bound to the next
+HUES = ((14, "red"), (40, "orange"), (57, "yellow"), (165, "green"), (260, "blue"), (310, "purple"), (345, "pink"), (361, "red"))
+SHARE = 0.6
+
+
+def colour(pixels: Rgb) -> str:
+    """The colour of most of the middle of a photo; empty where none has `SHARE` of it, or it stands between two."""
+    side = len(pixels)
+    middle = pixels[side // 4 : -side // 4, side // 4 : -side // 4].reshape(-1, 3)
+    hue, saturation, value = np.asarray(Image.fromarray(middle[None]).convert("HSV"))[0].astype(np.float32).T
+    degrees = hue * 360 / 255
+    names = np.full(len(middle), "none", dtype="U8")
+    for bound, name in reversed(HUES):
+        names[degrees < bound] = name
+    names[(names == "orange") & (value < 150)] = "brown"
+    names[(saturation < 90) & (degrees < 57)] = "none"  # beige, wood, skin
+    grey = saturation < 35
+    names[grey] = "gray"
+    names[grey & (value > 185)] = "white"
+    names[(value < 55) | ((value < 75) & (saturation < 90))] = "black"
+    found, counts = np.unique(names, return_counts=True)
+    most = str(found[counts.argmax()])
+    return most if counts.max() >= SHARE * len(names) and most != "none" else ""

@@ -1,36 +1,48 @@
 """Teaches the LM to read the eyes: adapters on every matrix, and the connector. Goes on where it was interrupted.
 
-    python -m recipes.base.train --minutes 60
+    python -m recipes.base.train --minutes 70
 
-Two kinds of pictures: photos with their real features, and pictures that are only known by their classes, drawn as the
-classifier would confuse them, of all 1,000 ImageNet classes, most of which no free photo shows.
+Three sorts of pictures: photos of shops; pictures of the mini's recipe; and pictures that are only known by their ImageNet class,
+drawn as the classifier would confuse it, with the patch states of some photo: most classes are on no free photo.
+Every `SETTLED` steps the weights in use are rounded as the bundle's are (`lora.settle`).
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
+import pkgutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from importlib import import_module
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from recipes.base import asking, eyes, language, lexicon
-from recipes.base.connector import PLACES, TOKENS, Connector
-from recipes.base.eyes import WIDTH
-from recipes.base.lora import adapt
+from recipes.base import asking, eyes, grid, language, lexicon, lora
+from recipes.base.asking import Asked
+from recipes.base.connector import CELLS, TOKENS, Connector, align, vectors_of
+from recipes.base.heads import Own
 from recipes.base.packing import IGNORE, Packed, Packer
-from recipes.base.shots import BUILD, SHOPS, Own, Shots
+from recipes.base.sights import BUILD, DRAWN, SHOPS, Sights
+from recipes.mini import questions, scenes, train
+from recipes.mini.model import keep_freed_memory
 
 CHECKPOINT = BUILD / "learned.pt"
-PICTURES = 16  # a step
-RATE, CONNECTOR_RATE, WARM = 2e-4, 1e-3, 50
+TYPE = "iq4_nl"
+MIX = {"classes": 0.28, "grocery": 0.16, "clothing": 0.06, "things": 0.19, "writing": 0.14, "shapes": 0.08, "easy": 0.03, "photos": 0.06}
+PICTURES, QUESTIONS = 16, 6  # a step, a picture
+RATE, CONNECTOR_RATE, WARM, SETTLED = 5e-4, 1e-3, 50, 50
+TEXT = 160  # tokens of plain text a step
+HELD = 250  # pictures of each drawn set that are only looked at
 
 
 class Learner:
@@ -39,11 +51,12 @@ class Learner:
     def __init__(self) -> None:
         lm, self.tokenizer = language.published()
         torch.manual_seed(0)
-        self.lm = adapt(language.rotate(lm))
-        self.network, self.own = eyes.published(), Own(torch.load(BUILD / "own.pt"))
+        self.lm = lora.adapt(language.leave_grid(lm))
+        self.fc, self.own = eyes.published()._fc, Own.load()
         self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
         embeddings = self.lm.model.embed_tokens.weight.detach()
-        self.connector = Connector([thing.name for thing in self.things], self.own.kinds, embeddings, self.tokenizer)
+        names = [thing.narrow or thing.name for thing in self.things]
+        self.connector = Connector(names, self.own.kinds, embeddings, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -52,46 +65,96 @@ class Shown:
 
     seen: Tensor  # [classes]
     own: Tensor  # [kinds]
-    places: Tensor  # [PLACES, WIDTH]
-    photo: bool
-    asked: list[tuple[str, str, str]]
+    states: Tensor  # [PATCHES, STATE]
+    asked: list[Asked]
 
 
 class Pictures:
-    """Draws pictures to learn from, half of them photos."""
+    """Draws pictures to learn from."""
 
     def __init__(self, learner: Learner) -> None:
-        self.things, self.own, self.fc = learner.things, learner.own, learner.network._fc
+        self.things, self.own, self.fc = learner.things, learner.own, learner.fc
         weights = normalize(self.fc.weight, dim=1)
-        self.alike = weights @ weights.T  # [classes, classes], cosines
-        self.photos = [Shots.load(name) for name in SHOPS]
-        self.training = [shots.views("train") for shots in self.photos]
-        goods = (thing for shots in self.photos for thing in dict.fromkeys(shots.things))
-        self.everything = [*self.things, *goods]
+        self.alike = (weights @ weights.T).detach().numpy()  # [classes, classes], cosines
+        self.sights = {name: Sights.load(name) for name in (*SHOPS, "other", *DRAWN)}
+        self.training = {name: self.sights[name].of("train") for name in self.sights}
+        for name in DRAWN:
+            self.training[name] = self.training[name][:-HELD]
+        self.easy = train.easy_questions("train")
+        goods = {name: list(dict.fromkeys(self.sights[name].things)) for name in SHOPS}
+        self.goods = {name: list({(t.name, t.narrow): t for t in things}.values()) for name, things in goods.items()}
+        self.everything = [*self.things, *(thing for things in self.goods.values() for thing in things)]
+        counts = {name: sum(other.name == name for other in self.things) for name in {thing.name for thing in self.things}}
+        self.often = [counts[thing.name] ** -0.5 for thing in self.things]  # families do not crowd out the rest
 
     def classes(self, number: int, rng: np.random.Generator) -> Tensor:
         """Probabilities [classes] of a picture of class `number`, as the classifier would confuse it."""
-        logits = rng.uniform(8, 22) * self.alike[number].numpy() + rng.gumbel(0, 1, len(self.alike))
-        logits[number] += rng.uniform(-1, 3)
+        logits = rng.uniform(8, 22) * self.alike[number] + rng.gumbel(0, 1, len(self.alike))
+        logits[number] += rng.uniform(-1, 4)
         return torch.from_numpy(logits.astype(np.float32)).softmax(-1)
 
-    def draw(self, rng: Random, noise: np.random.Generator) -> Shown:
-        others = self.everything
-        if rng.random() < 0.5:
-            number = rng.randrange(len(self.things))
-            thing = self.things[number]
-            nothing = torch.full((len(self.own.kinds),), float(noise.uniform(0, 0.2)) / len(self.own.kinds))
-            nothing[-1] = 1 - nothing[:-1].sum()
-            return Shown(
-                self.classes(number, noise), nothing, torch.zeros(PLACES, WIDTH), False, asking.ask(thing, others, rng)
-            )
-        shop = rng.randrange(len(self.photos))
-        shots, view = self.photos[shop], rng.choice(self.training[shop])
-        return self.photo(shots.seen(view), asking.ask(shots.of(view), others, rng))
+    def of_class(self, number: int, asked: list[Asked], rng: Random, noise: np.random.Generator) -> Shown:
+        own = noise.dirichlet(np.full(len(self.own.kinds), 0.02))
+        share = 1 - noise.uniform(0, 0.15) if rng.random() < 0.75 else noise.uniform(0.1, 1)  # how much is `other`
+        own[-1] = 0
+        own *= (1 - share) / max(own.sum(), 1e-9)
+        own[-1] = 1 - own.sum()
+        place = rng.choice((*SHOPS, "other", "other"))
+        states = self.states(place, rng.choice(self.training[place]))
+        return Shown(self.classes(number, noise), torch.from_numpy(own.astype(np.float32)), states, asked)
 
-    def photo(self, seen: Tensor, asked: list[tuple[str, str, str]]) -> Shown:
-        """A photo, of its pooled features [PLACES, WIDTH]."""
-        return Shown(self.fc(seen[0]).softmax(-1), self.own(seen[0]), seen, True, asked)
+    def states(self, name: str, number: int) -> Tensor:
+        return torch.from_numpy(self.sights[name].states[number].astype(np.float32))
+
+    def look(self, name: str, number: int, asked: list[Asked]) -> Shown:
+        return self.photo(torch.from_numpy(self.sights[name].mean[number].astype(np.float32)), self.states(name, number), asked)
+
+    def photo(self, mean: Tensor, states: Tensor, asked: list[Asked]) -> Shown:
+        """A picture by its mean features [WIDTH] and states."""
+        return Shown(self.fc(mean).softmax(-1).detach(), self.own(mean), states, asked)
+
+    def draw(self, rng: Random, noise: np.random.Generator) -> Shown:
+        name = rng.choices(list(MIX), list(MIX.values()))[0]
+        if name == "classes":
+            number = rng.choices(range(len(self.things)), self.often)[0]
+            near = [self.things[n] for n in np.argsort(-self.alike[number])[1:12]]
+            asked = asking.ask(self.things[number], self.everything, rng, count=QUESTIONS, near=near)
+            return self.of_class(number, asked, rng, noise)
+        number = rng.choice(self.training[name])
+        return self.look(name, number, self.ask(name, number, rng, "train"))
+
+    def ask(self, name: str, number: int, rng: Random, part: str, polite: float | None = None) -> list[Asked]:
+        """Questions about a picture that the eyes have seen. Answers that nobody could know are not taught: to abstain is the
+        Selector's work."""
+        if name in SHOPS:
+            thing, near = self.sights[name].things[number], self.goods[name]
+            return asking.ask(thing, self.everything, rng, part, QUESTIONS if part == "train" else 9, near, polite)
+        about = self.sights[name].about[number]
+        if name == "easy":
+            return rng.choices(self.easy[about["easy"]], k=QUESTIONS)
+        asked = questions.ask(scenes.from_line(about["scene"]), QUESTIONS, rng, part)
+        return [one for one in asked if one[2] != questions.CANNOT_TELL]
+
+
+@cache
+def prose(held: bool) -> str:
+    """Plain text: definitions of WordNet and docstrings of Python's library; a tenth is held back."""
+    glosses = [line.partition("| ")[2].strip() for line in lexicon.NOUNS.read_text().splitlines() if "| " in line]
+    for module in sorted(one.name for one in pkgutil.iter_modules() if not one.name.startswith("_")):
+        try:
+            glosses += docstrings(module)
+        except Exception:  # a module that this system cannot import
+            continue
+    Random("prose").shuffle(glosses)
+    tenth = len(glosses) // 10
+    return "\n".join(glosses[:tenth] if held else glosses[tenth:])
+
+
+def docstrings(module: str) -> Iterator[str]:
+    import sys
+
+    if module in sys.stdlib_module_names and module not in ("antigravity", "this", "idlelib"):
+        yield from (text for one in vars(import_module(module)).values() if len(text := inspect.getdoc(one) or "") > 200)
 
 
 def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
@@ -100,68 +163,93 @@ def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
     answers = packed.targets != IGNORE
-    losses = cross_entropy(lm.lm_head(states[answers]), packed.targets[answers], reduction="none")
+    losses = cross_entropy(lm.lm_head(states[answers]).float(), packed.targets[answers], reduction="none")
     weights = packed.weights[answers]
     return (losses * weights).sum() / weights.sum()
 
 
 def image_tokens(connector: Connector, shown: Sequence[Shown]) -> Tensor:
-    stacked = (torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "places"))
-    return connector(*stacked, torch.tensor([float(one.photo) for one in shown]))
+    return connector(*(torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "states")))
+
+
+def drawn_there(pictures: Pictures, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+    """States of drawn scenes, and for each of their cells the mean embedding of what is drawn there."""
+    names = torch.stack([torch.zeros(embeddings.shape[1])] + [vectors_of(n, embeddings, tokenizer).mean(0) for n in scenes.SEEN])
+    states, targets = [], []
+    for name in ("things", "shapes", "writing"):
+        numbers = pictures.training[name]
+        labels = torch.tensor([pictures.sights[name].about[n]["labels"] for n in numbers]).reshape(len(numbers), CELLS, -1)
+        counts = (labels > 0).sum(-1, keepdim=True).clamp_min(1)
+        targets.append((sum(names[labels[..., i]] for i in range(labels.shape[-1])) / counts).half())
+        states.append(torch.from_numpy(pictures.sights[name].states[numbers]))
+    return torch.cat(states), torch.cat(targets)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int, help="stop here, for trials")
     arguments = parser.parse_args()
+    keep_freed_memory()
     learner = Learner()
     lm, connector, pictures = learner.lm, learner.connector, Pictures(learner)
     learning = [parameter for parameter in lm.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
-    step = 0
-    if CHECKPOINT.is_file():
-        step = restore(learner, optimiser)
-    packer, began, losses = Packer(learner.tokenizer, TOKENS), time.monotonic(), []
-    while (spent := time.monotonic() - began) < 60 * arguments.minutes:
+    step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (0, 0.0)
+    if not step:
+        embeddings = lm.model.embed_tokens.weight.detach()
+        print(f"aligned: {align(connector, *drawn_there(pictures, embeddings, learner.tokenizer)):.3f}", flush=True)
+    packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * arguments.minutes
+    text = torch.tensor(learner.tokenizer(prose(False)).input_ids)
+    rounded, began = partial(grid.rounded, type_=TYPE), time.monotonic()
+    while (spent := before + time.monotonic() - began) < whole and step != arguments.steps:
+        if step % SETTLED == 0 or not losses:
+            lora.settle(lm, rounded)
         rng, noise = Random(f"step {step}"), np.random.default_rng(step)
-        factor = min(1, (step + 1) / WARM) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * spent / (60 * arguments.minutes))))
+        factor = min(1, (step + 1) / WARM) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / whole)))
         for group, rate in zip(optimiser.param_groups, (RATE, CONNECTOR_RATE), strict=True):
             group["lr"] = rate * factor
         shown = [pictures.draw(rng, noise) for _ in range(PICTURES)]
-        loss = loss_of(lm, packer([one.asked for one in shown]), image_tokens(connector, shown))
+        packed = packer([one.asked for one in shown])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(lm, packed, image_tokens(connector, shown))
+            first = rng.randrange(len(text) - TEXT)
+            plain = lm(input_ids=text[None, first : first + TEXT], labels=text[None, first : first + TEXT]).loss
         optimiser.zero_grad()
-        loss.backward()
+        (loss + 0.1 * plain).backward()
         torch.nn.utils.clip_grad_norm_([*learning, *connector.parameters()], 1.0)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append((loss.item(), plain.item()))
         step += 1
         if step % 20 == 0:
-            print(f"step {step}, {spent / 60:.1f} minutes, loss {np.mean(losses[-20:]):.3f}", flush=True)
+            mean = np.mean(losses[-20:], 0)
+            print(f"step {step}, {spent / 60:.1f} minutes, loss {mean[0]:.3f}, plain text {mean[1]:.3f}", flush=True)
         if step % 100 == 0:
-            keep(learner, optimiser, step)
-    keep(learner, optimiser, step)
+            keep(learner, optimiser, step, before + time.monotonic() - began)
+    keep(learner, optimiser, step, before + time.monotonic() - began)
 
 
 def learned(lm: LlamaForCausalLM) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in lm.named_parameters() if parameter.requires_grad}
 
 
-def keep(learner: Learner, optimiser: torch.optim.Optimizer, step: int) -> None:
-    state = {"lm": learned(learner.lm), "connector": learner.connector.state_dict(), "step": step}
+def keep(learner: Learner, optimiser: torch.optim.Optimizer, step: int, spent: float) -> None:
+    state = {"lm": learned(learner.lm), "connector": learner.connector.state_dict(), "step": step, "spent": spent}
     state["optimiser"] = optimiser.state_dict()
     torch.save(state, CHECKPOINT.with_suffix(".part"))
-    CHECKPOINT.with_suffix(".part").replace(CHECKPOINT)
+    Path(CHECKPOINT.with_suffix(".part")).replace(CHECKPOINT)
 
 
-def restore(learner: Learner, optimiser: torch.optim.Optimizer | None = None) -> int:
+def restore(learner: Learner, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:
+    """Steps taken, and the seconds that they took."""
     state = torch.load(CHECKPOINT)
     learner.lm.load_state_dict(state["lm"], strict=False)
     learner.connector.load_state_dict(state["connector"])
     if optimiser is not None:
         optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+    return int(state["step"]), float(state["spent"])
 
 
 if __name__ == "__main__":

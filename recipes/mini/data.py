@@ -141,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar", type=Path, required=True, help="zip of the training photos, split/class/*.jpg")
     parser.add_argument("--cifar-test", type=Path, required=True, help="zip of the test photos")
+    parser.add_argument("--no-scenes", action="store_true", help="leave out the training scenes: enough for the base model's recipe")
     args = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
     cifar, (easy, easy_questions) = read_cifar(args.cifar), read_easy_vqa("train")
@@ -156,7 +157,7 @@ def main() -> None:
         "easy": split_pictures(len(easy.images), SHARES["easy"], SEED + 1),
     }
     (BUILD / "splits.json").write_text(json.dumps(parts))
-    for kind, count in SCENES.items():
+    for kind, count in SCENES.items() if not args.no_scenes else ():
         render(kind, count, cifar.images[parts["cifar"]["train"]])
 
 
