@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ ROOT = Path(__file__).parent.parent
 CHECKPOINT = ROOT / "recipes" / "mini" / "checkpoint"
 EXAMPLES = ROOT / "examples"
 PROGRAMS = Path(sys.executable).parent
+
+# the embedded model is the default here, whether or not the base model is installed
+os.environ["EDGE_VQA_MODEL"] = "mini"
 
 Asked = tuple[str, Path, str, str]  # id, picture, question, answer
 

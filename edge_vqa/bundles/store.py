@@ -23,6 +23,7 @@ from edge_vqa.errors import EdgeVqaError
 MOST_BYTES = 4 * 2**20  # of bundle.json
 EMBEDDED = Path(__file__).parent
 DEFAULT = "mini"
+CHOSEN = "EDGE_VQA_MODEL"  # a name or folder, for whoever does not want to write --model each time
 ALWAYS_VERIFIED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at every load: some 30 ms
 
 
@@ -108,8 +109,9 @@ def find(name: str | Path | None = None) -> Path:
 
 
 def read(name: str | Path | None = None) -> Bundle:
-    """Find a bundle and read its manifest; without a name the base model where it is installed, else the embedded one. File
-    sizes are checked, contents are not: see `verify`."""
+    """Find a bundle and read its manifest; without a name that of `$EDGE_VQA_MODEL`, else the base model where it is installed,
+    else the embedded one. File sizes are checked, contents are not: see `verify`."""
+    name = name if name is not None else os.environ.get(CHOSEN) or None
     if name is None and packages.has_base():
         try:
             return read(packages.BASE)

@@ -134,8 +134,8 @@ def ask(
 ) -> list[Asked]:  # fmt: skip
     """(kind, question, answer) about a thing. others: what else there is, for what it is not; near: what looks like it."""
 
-    def say(kind: str, wordings: Wordings, answer: str, **words: str) -> None:
-        made.append((kind, worded(wordings, part, rng, polite, **words), answer))
+    def say(sort: str, wordings: Wordings, answer: str, **words: str) -> None:
+        made.append((sort, worded(wordings, part, rng, polite, **words), answer))
 
     made: list[Asked] = []
     say("what", WHAT, what.name)

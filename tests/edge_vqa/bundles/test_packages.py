@@ -43,8 +43,9 @@ def offer(folder: Path, name: str, package: str, distribution: str = "stranger")
     return folder
 
 
-def run(site: Path, *command: object, home: Path) -> subprocess.CompletedProcess[str]:
-    settings = os.environ | {"PYTHONPATH": str(site), "EDGE_VQA_HOME": str(home)}
+def run(site: Path, *command: object, home: Path, model: str = "mini") -> subprocess.CompletedProcess[str]:
+    """model: what $EDGE_VQA_MODEL chooses; empty: nothing."""
+    settings = os.environ | {"PYTHONPATH": str(site), "EDGE_VQA_HOME": str(home), store.CHOSEN: model}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=settings, check=False)
 
 
@@ -103,11 +104,14 @@ def base(folder: Path) -> Path:
 
 
 def test_the_base_model_is_taken_where_it_is_installed(tmp_path: Path) -> None:
-    asked = run(base(tmp_path / "site"), *ASK, "--json", home=tmp_path)
-    assert json.loads(asked.stdout)["model"] == "base"
+    site = base(tmp_path / "site")
+    for model, taken in (("", "base"), ("mini", "mini"), (str(store.EMBEDDED / "mini"), "mini")):
+        asked = run(site, *ASK, "--json", home=tmp_path, model=model)
+        assert json.loads(asked.stdout)["model"] == taken, "what the environment chooses goes first"
+    assert "no bundle 'nothing'" in run(site, *ASK, home=tmp_path, model="nothing").stderr
 
 
-@pytest.mark.parametrize("damage", ["older", "cut", "without metadata"])
+@pytest.mark.parametrize("damage", ["older", "cut", "without an entry point"])
 def test_a_base_model_that_cannot_be_used_leaves_the_embedded_one_and_says_so_once(damage: str, tmp_path: Path) -> None:
     folder = base(tmp_path / "site")
     if damage == "older":
@@ -115,7 +119,7 @@ def test_a_base_model_that_cannot_be_used_leaves_the_embedded_one_and_says_so_on
     elif damage == "cut":
         (folder / "edge_vqa_base" / "lm.gguf").write_bytes(b"GGUF")
     else:
-        shutil.rmtree(folder / "edge-vqa-base-2.0.dist-info")
-    asked = run(folder, *ASK, home=tmp_path)
+        (folder / "edge-vqa-base-2.0.dist-info" / "entry_points.txt").unlink()
+    asked = run(folder, *ASK, home=tmp_path, model="")
     assert asked.returncode == 0 and asked.stdout == "$4.50\n"
     assert asked.stderr.count("the base model cannot be used") == 1, asked.stderr
