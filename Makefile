@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # the bundle that ships is made from the shipped checkpoint by `make bundle`
 MINI := edge_vqa/bundles/mini
+BASE := models/base
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm64 test-x86_64 wheels lint fix bundle measure study sheet readme clean
+.PHONY: help demo test test-arm64 test-x86_64 wheels lint fix bundle base measure study sheet readme clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):[^#]*## /\1\t/' | expand -t 12
@@ -15,10 +16,10 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "edge-vqa needs Python 3.11: make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Package installed alone: what a user gets.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
+# Package and base model installed alone: what a user gets.
+$(VENV)/.installed: pyproject.toml $(BASE)/pyproject.toml $(BASE)/edge_vqa_base/bundle.json | $(BIN)/python
 	@echo "Installing edge-vqa. llama.cpp is compiled on the way: about 4 minutes on two cores, nothing afterwards."
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e .
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -e . ./$(BASE)
 	@touch $@
 
 # With what training, conversion and the tests need.
@@ -27,7 +28,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed ## install the package and ask about four pictures: one is not answered
+demo: $(VENV)/.installed ## install the package with the base model and ask about five photographs: one is not answered
 	@sh examples/demo.sh $(BIN)/edge-vqa
 
 test: $(VENV)/.dev ## install what the tests need and run them all
@@ -60,8 +61,13 @@ measure: $(VENV)/.dev ## measure everything the model card states (needs the rec
 study: $(VENV)/.dev ## what quantisation costs in accuracy and trust (needs the recipe's data; an hour the first time)
 	sh recipes/mini/study.sh $(BIN)
 
-sheet: $(VENV)/.dev ## ask the embedded model about the examples and draw the README's contact sheet
+base: $(VENV)/.dev ## make the base bundle again from what was learned, with its gate (needs the recipe's data; 30 minutes)
+	$(BIN)/python -m recipes.base.bundle -o $(BASE)/edge_vqa_base
+	sh recipes/base/gate.sh $(BIN) $(BASE)/edge_vqa_base
+
+sheet: $(VENV)/.dev ## ask both models about the examples and draw the README's contact sheets
 	$(BIN)/python -m recipes.mini.examples sheet
+	$(BIN)/python -m recipes.base.examples
 
 readme: $(VENV)/.dev ## run the README's commands again and write their output into it
 	$(BIN)/python -m tests.readme --write

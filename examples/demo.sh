@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks the embedded model about four pictures; $1 is the edge-vqa command.
+# Asks the base model about five photographs; $1 is the edge-vqa command.
 set -u
 edge_vqa=$1
 cd "$(dirname "$0")" || exit 1

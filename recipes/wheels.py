@@ -122,14 +122,14 @@ def make(folder: Path, platforms: tuple[Platform, ...] = (X86_64, ARM64)) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("edge_vqa-*.whl"):
         old.unlink()
-    run(*PIP, "wheel", "-q", "--no-deps", "-w", folder, ROOT)
+    run(*PIP, "wheel", "-q", "--no-deps", "-w", folder, ROOT, ROOT / "models" / "base")
     (package,) = folder.glob("edge_vqa-*.whl")
     for platform in platforms:
         compile_llama(platform, folder)
         gather(platform, package, folder)
     size = sum(path.stat().st_size for path in folder.glob("*.whl"))
     print(f"{folder}: {len(list(folder.glob('*.whl')))} wheels, {size / 1e6:.0f} MB; on the device:")
-    print(f"pip install --no-index --find-links {folder.name} edge-vqa")
+    print(f"pip install --no-index --find-links {folder.name} edge-vqa edge-vqa-base")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ SKIPPED = ("git ", "pip ", "make ", "python3 -m venv", ". ")
 def execute(command: str) -> str:
     """What a terminal of 100 columns shows for a command, run in the root of the project."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    settings = os.environ | {"PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
+    settings = os.environ | {"EDGE_VQA_MODEL": "", "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
         ["bash", "-c", f"{{ {command}\n}} 2>&1"], capture_output=True, text=True, cwd=ROOT, env=settings, timeout=120
     )

@@ -27,9 +27,9 @@ from converters.method import lm_entries, parse_quant
 from edge_vqa.bundles import gguf_file, ready, store
 from edge_vqa.bundles.manifest import Preprocessing, Quantisation, Source
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
-from recipes.base import eyes, language, lora
+from recipes.base import eyes, kept, language, lora
 from recipes.base.connector import TOKENS
-from recipes.base.train import TYPE, Learner, restore
+from recipes.base.train import TYPE, Learner
 
 # one turn, without the system's: what the LM was taught with
 TEMPLATE = (
@@ -46,12 +46,11 @@ class Tower(nn.Module):
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.eyes, self.fc, self.connector = eyes.Eyes(), learner.fc, learner.connector
-        self.weight, self.bias = nn.Parameter(learner.own.weight), nn.Parameter(learner.own.bias)
+        self.own, self.colours = learner.own, learner.colours
 
     def forward(self, pixels: Tensor) -> Tensor:
         mean, states = self.eyes(pixels)
-        own = nn.functional.linear(mean, self.weight, self.bias).softmax(-1)
-        return self.connector(self.fc(mean).softmax(-1), own, states)[0]
+        return self.connector(self.fc(mean).softmax(-1), self.own(mean), self.colours(states), states)[0]
 
 
 def write_tower(tower: Tower, path: Path) -> None:
@@ -133,8 +132,7 @@ def main() -> None:
     parser.add_argument("--type", default=TYPE, help="how the LM's matrices are stored")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    learner = Learner()
-    restore(learner)
+    learner = kept.read()
     made, method = half(lora.merge(learner.lm)), parse_quant(f"rtn:{arguments.type}")
     with store.new_folder(arguments.output, force=True) as work:
         metadata = made.metadata | {"general.name": "base", "general.type": "model"}
@@ -153,9 +151,9 @@ def main() -> None:
         ready.write_manifest(
             work,
             name="base",
-            version="0",
+            version="1",
             licence="Apache-2.0",
-            description="the base model, unfinished: things, groceries, clothes",
+            description="the base model: photographs of things, animals, groceries, clothes; drawings, shapes",
             source=Source("recipes/base"),
             architecture="llama",
             quantisation=Quantisation(method.name, method.type, ready.bits_per_weight(header), "onnx-int8"),

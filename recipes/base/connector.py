@@ -1,8 +1,9 @@
 """Between eyes and language: what the eyes' features become in the LM's own space.
 
-60 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head four vectors each, scaled
-by the root of the probability; a slot's vectors begin as the LM's embeddings of the words of its name. And 32 cells, two patches
-of the mini's tower each, through two layers, which begin by telling what is drawn there (`align`).
+69 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each, scaled
+by the root of the probability: they begin as the LM's embeddings of what people call the thing (two) and of its narrow name
+(three). Of the two likeliest colours of the middle one vector each. And 32 cells, two patches of the mini's tower each, through
+two layers, which begin by telling what is drawn there (`align`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from transformers import PreTrainedTokenizerFast
 
 from recipes.base.eyes import PATCHES, STATE
 
-VECTORS, SEEN, OWN, CELLS = 4, 4, 3, PATCHES // 2
-TOKENS = VECTORS * (SEEN + OWN) + CELLS
+SEEN, OWN, COLOURS, CELLS = 4, 3, 2, PATCHES // 2  # likeliest classes, own kinds, colours; cells
+NAME, NARROW = 2, 3  # vectors of a name, of a narrow name
+TOKENS = (NAME + NARROW) * (SEEN + OWN) + COLOURS + CELLS
 HIDDEN = 1024
 
 
-def vectors_of(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, count: int = VECTORS) -> Tensor:
+def vectors_of(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, count: int) -> Tensor:
     """The embeddings of a name's tokens [count, n_embd]: a short name's last one again, a long name's rest as their mean."""
     found = embeddings[tokenizer(" " + name, add_special_tokens=False).input_ids]
     if len(found) > count:
@@ -28,13 +30,22 @@ def vectors_of(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast
     return torch.cat([found, found[-1:].expand(count - len(found), -1)])
 
 
-class Slots(nn.Module):
-    """Probabilities [n, classes] -> the likeliest classes as vectors [n, VECTORS * count, n_embd]."""
+def named(names: Sequence[tuple[str, str]], embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """(name, narrow name) of each class -> vectors [classes, NAME + NARROW, n_embd]."""
+    made = [
+        torch.cat([vectors_of(name, embeddings, tokenizer, NAME), vectors_of(narrow or name, embeddings, tokenizer, NARROW)])
+        for name, narrow in names
+    ]
+    return torch.stack(made)
 
-    def __init__(self, names: Sequence[str], count: int, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+
+class Slots(nn.Module):
+    """Probabilities [n, classes] -> the likeliest classes as vectors [n, vectors * count, n_embd]."""
+
+    def __init__(self, count: int, table: Tensor) -> None:
+        """table: [classes, vectors, n_embd], as it begins."""
         super().__init__()
-        self.count = count
-        self.table = nn.Parameter(torch.stack([vectors_of(name, embeddings, tokenizer) for name in names]))
+        self.count, self.table = count, nn.Parameter(table.clone())
 
     def forward(self, probabilities: Tensor) -> Tensor:
         values, places = probabilities.topk(self.count)
@@ -42,17 +53,20 @@ class Slots(nn.Module):
 
 
 class Connector(nn.Module):
-    def __init__(self, seen: Sequence[str], own: Sequence[str], embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """seen, own, colours: the tables of the three sorts of slots, as they begin."""
+
+    def __init__(self, seen: Tensor, own: Tensor, colours: Tensor) -> None:
         super().__init__()
-        self.seen = Slots(seen, SEEN, embeddings, tokenizer)
-        self.own = Slots(own, OWN, embeddings, tokenizer)
+        self.seen, self.own, self.colours = Slots(SEEN, seen), Slots(OWN, own), Slots(COLOURS, colours)
         self.cells = nn.Sequential(
-            nn.LayerNorm(2 * STATE), nn.Linear(2 * STATE, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, embeddings.shape[1])
+            nn.LayerNorm(2 * STATE), nn.Linear(2 * STATE, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, seen.shape[-1])
         )
 
-    def forward(self, seen: Tensor, own: Tensor, states: Tensor) -> Tensor:
-        """seen [n, classes], own [n, kinds]: probabilities; states [n, PATCHES, STATE]. Image tokens [n, TOKENS, n_embd]."""
-        return torch.cat([self.seen(seen), self.own(own), self.cells(states.reshape(-1, CELLS, 2 * STATE))], 1)
+    def forward(self, seen: Tensor, own: Tensor, colours: Tensor, states: Tensor) -> Tensor:
+        """seen [n, classes], own [n, kinds], colours [n, colours]: probabilities; states [n, PATCHES, STATE]. Image tokens
+        [n, TOKENS, n_embd]."""
+        cells = self.cells(states.reshape(-1, CELLS, 2 * STATE))
+        return torch.cat([self.seen(seen), self.own(own), self.colours(colours), cells], 1)
 
 
 def align(connector: Connector, states: Tensor, targets: Tensor, steps: int = 2500, batch: int = 96) -> float:

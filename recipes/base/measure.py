@@ -36,8 +36,9 @@ BUNDLE, REPORT, KEPT = Path("models/base/edge_vqa_base"), Path("recipes/base/mea
 PHOTOS = ("grocery_test", "clothing_test", "others_test", "everyday_test")
 TALK = ("grocery_talk_test", "clothing_talk_test")
 MINI = ("easy_test", "photo_test", "things_test", "shapes_test", "writing_test", "absent_test")
-MOST = {"grocery_test": 1243, "grocery_talk_test": 400}  # pictures of a test; of the others all, of the mini's:
-MINI_MOST = 500  # questions of a group
+MOST = {"grocery_test": 800, "grocery_talk_test": 200, "clothing_talk_test": 200}  # pictures of a test; of the others all
+EACH = 4  # questions a picture, what it is and which kind among them
+MINI_MOST = 200  # questions of a group of the mini's
 GOALS = {
     **{("grocery_test", "what"): 86, ("grocery_test", "which"): 74, ("clothing_test", "what"): 82, ("others_test", "what"): 70},
     **{("everyday_test", "everyday"): 60},
@@ -63,16 +64,24 @@ class Said:
 def asked(test: str) -> list[tuple[files.Question, str]]:
     """The questions of a test with their kinds; of a large one some, drawn with a fixed seed."""
     folder = MINI_OUT if test in MINI else OUT
+    kept: dict[str, list[tuple[files.Question, str]]] = {}
     kinds = [json.loads(line)["kind"] for line in (folder / f"{test}.jsonl").read_text().splitlines()]
     both = list(zip(files.read(folder / f"{test}.jsonl", labelled=True), kinds, strict=True))
     if test in MINI:
-        kept: dict[str, list[tuple[files.Question, str]]] = {}
         for one in Random(test).sample(both, len(both)):
             kept.setdefault(group(one[1]), []).append(one)
         return sorted((one for own in kept.values() for one in own[:MINI_MOST]), key=lambda one: str(one[0].image))
     pictures = sorted({str(question.image) for question, _ in both})
     chosen = set(Random(test).sample(pictures, min(len(pictures), MOST.get(test, len(pictures)))))
-    return [one for one in both if str(one[0].image) in chosen]
+    for one in both:
+        if str(one[0].image) in chosen:
+            kept.setdefault(str(one[0].image), []).append(one)
+    if test == "everyday_test":
+        return [one for own in kept.values() for one in own]
+    first = {image: [one for one in own if one[1] in ("what", "which")] for image, own in kept.items()}
+    rest = {image: [one for one in own if one[1] not in ("what", "which")] for image, own in kept.items()}
+    rng = Random(test)
+    return [one for image in kept for one in (*first[image], *rng.sample(rest[image], min(len(rest[image]), EACH - len(first[image]))))]
 
 
 def group(kind: str) -> str:

@@ -36,8 +36,8 @@ from recipes.mini.reliability import UNANSWERABLE, WEIGHTS, Pool, degrade
 
 OUT = BUILD / "questions"
 EVERYDAY = Path(__file__).with_name("everyday.tsv")
-DRAWN = {"selector": 2400, "calibration": 1200}  # questions about pictures of the mini's recipe
-ASKED = {"selector": 3, "calibration": 1}  # questions a photo
+DRAWN = {"selector": 2000, "calibration": 1200}  # questions about pictures of the mini's recipe
+ASKED = {"selector": 2, "calibration": 1}  # questions a photo
 SYNONYMS = 4  # a right name counts as said by four annotators: `metrics.vqa_accuracy` then gives it 1
 
 

@@ -48,8 +48,12 @@ class Sights:
 
     @staticmethod
     def load(name: str) -> Sights:
-        about = [json.loads(line) for line in (BUILD / f"{name}.jsonl").read_text().splitlines()]
-        return Sights(np.load(BUILD / f"{name}_mean.npy"), np.load(BUILD / f"{name}_states.npy", mmap_mode="r"), about)
+        states = np.load(BUILD / f"{name}_states.npy", mmap_mode="r")
+        return Sights(np.load(BUILD / f"{name}_mean.npy"), states, Sights.known(name))
+
+    @staticmethod
+    def known(name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (BUILD / f"{name}.jsonl").read_text().splitlines()]
 
     def of(self, part: str) -> list[int]:
         return [number for number, one in enumerate(self.about) if one["part"] == part]

@@ -29,8 +29,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.base import asking, eyes, grid, language, lexicon, lora
 from recipes.base.asking import Asked
-from recipes.base.connector import CELLS, TOKENS, Connector, align, vectors_of
-from recipes.base.heads import Own
+from recipes.base.connector import CELLS, TOKENS, Connector, align, named, vectors_of
+from recipes.base.heads import Colours, Own
 from recipes.base.packing import IGNORE, Packed, Packer
 from recipes.base.sights import BUILD, DRAWN, SHOPS, Sights
 from recipes.mini import questions, scenes, train
@@ -38,10 +38,10 @@ from recipes.mini.model import keep_freed_memory
 
 CHECKPOINT = BUILD / "learned.pt"
 TYPE = "iq4_nl"
-MIX = {"classes": 0.28, "grocery": 0.16, "clothing": 0.06, "things": 0.19, "writing": 0.14, "shapes": 0.08, "easy": 0.03, "photos": 0.06}
+MIX = {"classes": 0.32, "grocery": 0.2, "clothing": 0.07, "things": 0.16, "writing": 0.06, "shapes": 0.09, "easy": 0.04, "photos": 0.06}
 PICTURES, QUESTIONS = 16, 6  # a step, a picture
-RATE, CONNECTOR_RATE, WARM, SETTLED = 5e-4, 1e-3, 50, 50
-TEXT = 96  # tokens of plain text a step
+RATE, CONNECTOR_RATE, WARM, SETTLED = 6e-4, 1e-3, 30, 75
+TEXT, PLAIN = 96, 4  # tokens of plain text, every so many steps
 HELD = 250  # pictures of each drawn set that are only looked at
 
 
@@ -49,15 +49,26 @@ class Learner:
     """What learns, as it begins: the LM off its grid with adapters, and the connector; with what the eyes tell them."""
 
     def __init__(self) -> None:
+        self.published()
+        self.own, self.colours = Own.load(), Colours.load()
+        self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
+        embeddings = self.lm.model.embed_tokens.weight.detach()
+        coarse = {one["kind"]: one["thing"]["name"] for name in SHOPS for one in Sights.known(name)}
+        own = [(coarse.get(kind, kind), kind) for kind in self.own.kinds]
+        self.connector = Connector(
+            named([(thing.name, thing.narrow) for thing in self.things], embeddings, self.tokenizer),
+            named(own, embeddings, self.tokenizer),
+            torch.stack([vectors_of(colour, embeddings, self.tokenizer, 1) for colour in self.colours.kinds]),
+        )
+
+
+    def published(self) -> None:
+        """What others taught."""
         lm, self.tokenizer = language.published()
         torch.manual_seed(0)
         lm.config._attn_implementation = "eager"  # a quarter faster here: short rows, a mask of their own
         self.lm = lora.adapt(language.leave_grid(lm))
-        self.fc, self.own = eyes.published()._fc, Own.load()
-        self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-        embeddings = self.lm.model.embed_tokens.weight.detach()
-        names = [thing.narrow or thing.name for thing in self.things]
-        self.connector = Connector(names, self.own.kinds, embeddings, self.tokenizer)
+        self.fc = eyes.published()._fc
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,7 @@ class Shown:
 
     seen: Tensor  # [classes]
     own: Tensor  # [kinds]
+    colours: Tensor  # [colours]
     states: Tensor  # [PATCHES, STATE]
     asked: list[Asked]
 
@@ -74,7 +86,7 @@ class Pictures:
     """Draws pictures to learn from."""
 
     def __init__(self, learner: Learner) -> None:
-        self.things, self.own, self.fc = learner.things, learner.own, learner.fc
+        self.things, self.own, self.fc, self.colours = learner.things, learner.own, learner.fc, learner.colours
         weights = normalize(self.fc.weight, dim=1)
         self.alike = (weights @ weights.T).detach().numpy()  # [classes, classes], cosines
         self.sights = {name: Sights.load(name) for name in (*SHOPS, "other", *DRAWN)}
@@ -102,7 +114,8 @@ class Pictures:
         own[-1] = 1 - own.sum()
         place = rng.choice((*SHOPS, "other", "other"))
         states = self.states(place, rng.choice(self.training[place]))
-        return Shown(self.classes(number, noise), torch.from_numpy(own.astype(np.float32)), states, asked)
+        colours = self.colours(states)[0]
+        return Shown(self.classes(number, noise), torch.from_numpy(own.astype(np.float32)), colours, states, asked)
 
     def states(self, name: str, number: int) -> Tensor:
         return torch.from_numpy(self.sights[name].states[number].astype(np.float32))
@@ -112,7 +125,7 @@ class Pictures:
 
     def photo(self, mean: Tensor, states: Tensor, asked: list[Asked]) -> Shown:
         """A picture by its mean features [WIDTH] and states."""
-        return Shown(self.fc(mean).softmax(-1).detach(), self.own(mean), states, asked)
+        return Shown(self.fc(mean).softmax(-1).detach(), self.own(mean), self.colours(states)[0], states, asked)
 
     def draw(self, rng: Random, noise: np.random.Generator) -> Shown:
         name = rng.choices(list(MIX), list(MIX.values()))[0]
@@ -170,12 +183,12 @@ def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
 
 
 def image_tokens(connector: Connector, shown: Sequence[Shown]) -> Tensor:
-    return connector(*(torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "states")))
+    return connector(*(torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "colours", "states")))
 
 
 def drawn_there(pictures: Pictures, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
     """States of drawn scenes, and for each of their cells the mean embedding of what is drawn there."""
-    names = torch.stack([torch.zeros(embeddings.shape[1])] + [vectors_of(n, embeddings, tokenizer).mean(0) for n in scenes.SEEN])
+    names = torch.stack([torch.zeros(embeddings.shape[1])] + [vectors_of(n, embeddings, tokenizer, 1)[0] for n in scenes.SEEN])
     states, targets = [], []
     for name in ("things", "shapes", "writing"):
         numbers = pictures.training[name]
@@ -190,6 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--steps", type=int, help="stop here, for trials")
+    parser.add_argument("--begin", type=Path, help="adapters and cells of an earlier run, whose slots may be others")
     arguments = parser.parse_args()
     keep_freed_memory()
     learner = Learner()
@@ -199,7 +213,13 @@ def main() -> None:
         [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
     step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (0, 0.0)
-    if not step:
+    if not step and arguments.begin:
+        earlier = torch.load(arguments.begin)
+        lm.load_state_dict(earlier["lm"], strict=False)
+        kept = {name: values for name, values in earlier["connector"].items() if name.startswith("cells.")}
+        connector.load_state_dict(kept, strict=False)
+        step = earlier["step"]
+    elif not step:
         embeddings = lm.model.embed_tokens.weight.detach()
         print(f"aligned: {align(connector, *drawn_there(pictures, embeddings, learner.tokenizer)):.3f}", flush=True)
     packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * arguments.minutes
@@ -209,20 +229,22 @@ def main() -> None:
         if step % SETTLED == 0 or not losses:
             lora.settle(lm, rounded)
         rng, noise = Random(f"step {step}"), np.random.default_rng(step)
-        factor = min(1, (step + 1) / WARM) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / whole)))
+        factor = min(1, (len(losses) + 1) / WARM) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / whole)))
         for group, rate in zip(optimiser.param_groups, (RATE, CONNECTOR_RATE), strict=True):
             group["lr"] = rate * factor
         shown = [pictures.draw(rng, noise) for _ in range(PICTURES)]
         packed = packer([one.asked for one in shown])
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(lm, packed, image_tokens(connector, shown))
-            first = rng.randrange(len(text) - TEXT)
-            plain = lm(input_ids=text[None, first : first + TEXT], labels=text[None, first : first + TEXT]).loss
+            if step % PLAIN == 0:
+                some = text[None, (first := rng.randrange(len(text) - TEXT)) : first + TEXT]
+                plain = lm(input_ids=some, labels=some).loss
+                loss = loss + 0.3 * plain
         optimiser.zero_grad()
-        (loss + 0.1 * plain).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_([*learning, *connector.parameters()], 1.0)
         optimiser.step()
-        losses.append((loss.item(), plain.item()))
+        losses.append((loss.item() - (0.3 * plain.item() if step % PLAIN == 0 else 0), plain.item()))
         step += 1
         if step % 20 == 0:
             mean = np.mean(losses[-20:], 0)

@@ -80,18 +80,23 @@ def draw() -> None:
     (EXAMPLES / "questions.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def sheet() -> None:
+def sheet(bundle: str = "mini", asked: dict[str, tuple[str, ...]] = ASKED, target: Path = SHEET) -> None:
+    """A page of eight pictures of `examples/` with questions and what a bundle says. asked: by file, or its name without .png."""
     from matplotlib import pyplot
 
     from edge_vqa import load
 
     figure, axes = pyplot.subplots(2, 4, figsize=(11, 6.8), dpi=110)
-    with load("mini") as model:
-        for axis, (name, asked) in zip(axes.flat, ASKED.items(), strict=True):
-            axis.imshow(Image.open(EXAMPLES / f"{name}.png"))
+    with load(bundle) as model:
+        for axis, (name, texts) in zip(axes.flat, asked.items(), strict=True):
+            path = EXAMPLES / (name if "." in name else f"{name}.png")
+            with Image.open(path) as image:
+                side = min(image.size)
+                left, top = (image.width - side) // 2, (image.height - side) // 2
+                axis.imshow(image.crop((left, top, left + side, top + side)))
             axis.axis("off")
-            for row, question in enumerate(asked):
-                answer = model.ask(EXAMPLES / f"{name}.png", question)
+            for row, question in enumerate(texts):
+                answer = model.ask(path, question)
                 said = (
                     f"not answered ({min(answer.confidence, 0.99):.2f})"
                     if answer.abstained
@@ -101,7 +106,7 @@ def sheet() -> None:
                 colour = "#8a5a00" if answer.abstained else "#0b6b3a"
                 axis.text(0, -0.165 - row * 0.21, said, transform=axis.transAxes, fontsize=9, color=colour, weight="bold")
     figure.subplots_adjust(left=0.02, right=0.98, top=0.98, bottom=0.22, hspace=0.75, wspace=0.12)
-    figure.savefig(SHEET, metadata={"Software": None})
+    figure.savefig(target, metadata={"Software": None})
 
 
 if __name__ == "__main__":
