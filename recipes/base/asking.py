@@ -12,7 +12,12 @@ Wordings = dict[str, tuple[str, ...]]
 WHAT: Wordings = {
     "train": (
         *("what is this?", "what is it?", "what can you see?", "what is in the picture?", "what is shown here?", "name this."),
-        *("what does the photo show?", "can you tell me what this is?", "what am i looking at?", "what thing is in the middle?"),
+        *(
+            "what does the photo show?",
+            "can you tell me what this is?",
+            "what am i looking at?",
+            "what thing is in the middle?",
+        ),
         *("please tell me what this is.", "what do we have here?", "which thing is this?", "identify this object."),
         *("what's in this image?", "what is the main thing in the picture?", "what object is that?", "what's that?"),
         *("tell me what you see.", "what is on the photo?", "what might this be?", "what did i take a picture of?"),
@@ -53,7 +58,13 @@ EAT: Wordings = {
     "test": ("could someone eat that?", "would you find this on a plate?"),
 }
 DRINK: Wordings = {
-    "train": ("can you drink it?", "is it a drink?", "is this something to drink?", "can i drink this?", "could one drink that?"),
+    "train": (
+        "can you drink it?",
+        "is it a drink?",
+        "is this something to drink?",
+        "can i drink this?",
+        "could one drink that?",
+    ),
     "test": ("would someone drink that?", "is it meant for drinking?"),
 }
 ALIVE: Wordings = {
@@ -64,7 +75,13 @@ ALIVE: Wordings = {
     "test": ("am i looking at some animal?", "is there any animal to be seen?"),
 }
 WEAR: Wordings = {
-    "train": ("can you wear it?", "is it clothing?", "is this something to wear?", "can i put it on?", "is that a piece of clothing?"),
+    "train": (
+        "can you wear it?",
+        "is it clothing?",
+        "is this something to wear?",
+        "can i put it on?",
+        "is that a piece of clothing?",
+    ),
     "test": ("could someone wear that?", "is it a garment?"),
 }
 ROOM: Wordings = {
@@ -75,7 +92,13 @@ ROOM: Wordings = {
     "test": ("which room of the house are we in?", "what kind of room would that be?"),
 }
 OUTSIDE: Wordings = {
-    "train": ("is this outdoors?", "is this outside?", "was this taken outside?", "is it an outdoor scene?", "are we outdoors?"),
+    "train": (
+        "is this outdoors?",
+        "is this outside?",
+        "was this taken outside?",
+        "is it an outdoor scene?",
+        "are we outdoors?",
+    ),
     "test": ("is the picture from outdoors?", "is that out in the open?"),
 }
 COLOUR: Wordings = {
@@ -95,7 +118,15 @@ ABSENT: Wordings = {
 BEFORE = {
     "train": (
         *("please, ", "hey, ", "hi! ", "excuse me, ", "quick question: ", "so, ", "ok, ", "hello, ", "sorry to bother you, "),
-        *("i am curious: ", "help me out: ", "my friend asks: ", "tell me, ", "i cannot see well, ", "just wondering, ", "look! "),
+        *(
+            "i am curious: ",
+            "help me out: ",
+            "my friend asks: ",
+            "tell me, ",
+            "i cannot see well, ",
+            "just wondering, ",
+            "look! ",
+        ),
     ),
     "test": ("good morning! ", "if you don't mind, ", "my eyes are bad today, ", "we were arguing about this: "),
 }
@@ -103,7 +134,9 @@ AFTER = {
     "train": (" thanks!", " thank you.", " please", " thanks a lot", " i need to know.", " it's for a friend.", " any idea?"),
     "test": (" much appreciated!", " just a word will do.", " cheers"),
 }
-MASS = frozenset("milk yogurt juice soup coffee wine bread pasta clothing food furniture fruit ginger cabbage garlic jeans pants shorts".split())
+MASS = frozenset(
+    "milk yogurt juice soup coffee wine bread pasta clothing food furniture fruit ginger cabbage garlic jeans pants".split()
+)
 
 
 def with_article(name: str) -> str:

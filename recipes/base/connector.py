@@ -1,9 +1,9 @@
 """Between eyes and language: what the eyes' features become in the LM's own space.
 
-69 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each, scaled
-by the root of the probability: they begin as the LM's embeddings of what people call the thing (two) and of its narrow name
-(three). Of the two likeliest colours of the middle one vector each. And 32 cells, two patches of the mini's tower each, through
-two layers, which begin by telling what is drawn there (`align`).
+69 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each,
+scaled by the root of the probability: they begin as the LM's embeddings of what people call the thing (two) and of its
+narrow name (three). Of the two likeliest colours of the middle one vector each. And 32 cells, two patches of the mini's
+tower each, through two layers, which begin by telling what is drawn there (`align`).
 """
 
 from __future__ import annotations

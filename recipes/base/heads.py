@@ -1,5 +1,5 @@
-"""Our own heads: on the eyes' mean features 81 groceries, ten kinds of clothes, and `other`; on the mini's patch states the colour
-of the middle.
+"""Our own heads: on the eyes' mean features 81 groceries, ten kinds of clothes, and `other`; on the mini's patch states the
+colour of the middle.
 
 python -m recipes.base.heads    # after recipes.base.sights; two minutes; says how often it is right
 """

@@ -2,9 +2,10 @@
 
 Its weights come from a Q4_1 file: each lies on one of sixteen steps. Fine-tuning moves them by far less than a step, and
 rounding them to that type again puts them back where they were: what was learned is gone. So they leave the grid first, by
-changes of the weights that cancel out: what AWQ (Lin et al., MLSys 2024, section 3.2) and cross-layer equalisation (Nagel et al.,
-ICCV 2019, section 4.1) do to make rounding easier, and rotations as in QuaRot (Ashkboos et al., NeurIPS 2024, section 4) within
-heads. Turning the whole residual stream was tried too: it costs twice the KL at 4 bits, and unties the embedding.
+changes of the weights that cancel out: what AWQ (Lin et al., MLSys 2024, section 3.2) and cross-layer equalisation (Nagel et
+al., ICCV 2019, section 4.1) do to make rounding easier, and rotations as in QuaRot (Ashkboos et al., NeurIPS 2024,
+section 4) within heads. Turning the whole residual stream was tried too: it costs twice the KL at 4 bits, and unties
+the embedding.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def published() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
 
 @torch.no_grad()
 def leave_grid(lm: LlamaForCausalLM, seed: int = SEED) -> LlamaForCausalLM:
-    """The same function with other weights, in place: half of each norm's gain (its root) moves into the columns that follow it,
-    the values of each key-value head are turned by a random rotation that the output matrix undoes, and each neuron of the FFN
-    takes the root of its column's length from `down` into `up`. The residual stream stays: the embedding stays tied, and exact."""
+    """The same function with other weights, in place. Half of each norm's gain (its root) moves into the columns that follow;
+    the values of each key-value head are turned by a random rotation that the output matrix undoes; and each neuron of the
+    FFN takes the root of its column's length from `down` into `up`. The residual stream stays, the embedding stays tied."""
     config, generator = lm.config, torch.Generator().manual_seed(seed)
     width = config.hidden_size // config.num_attention_heads
     group = config.num_attention_heads // config.num_key_value_heads

@@ -81,7 +81,9 @@ def gather(pictures: Pictures, part: str, most: int, folder: Path | None) -> lis
         for path in Random("photos").sample(files, min(most, len(files))):
             thing = pictures.things[places[path.name.partition("_")[0]]]
             with Image.open(path) as image:
-                mean, states = (torch.from_numpy(a[0]).float() for a in eyes.look(session, [photos.whole(image.convert("RGB"))]))
+                mean, states = (
+                    torch.from_numpy(a[0]).float() for a in eyes.look(session, [photos.whole(image.convert("RGB"))])
+                )
             asked = asking.ask(thing, pictures.everything, Random(path.name), "test", count=9)
             shown.append(("others' photos", pictures.photo(mean, states, asked)))
     return shown

@@ -1,8 +1,8 @@
 """Low-rank adapters (Hu et al., ICLR 2022, equation 3) on rounded weights: what is learned is small, and learned on the weights
 that ship.
 
-Every so often (`settle`) the weights in use become round(W + BA) - BA, so that with the adapter they are exactly what a bundle of
-that type holds, and gradients flow through BA alone: training sees the rounding and works around it.
+Every so often (`settle`) the weights in use become round(W + BA) - BA, so that with the adapter they are exactly what a bundle
+of that type holds, and gradients flow through BA alone: training sees the rounding and works around it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Adapted(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight) + linear(linear(x, self.a), self.b)
+        weight = self.weight if torch.is_autocast_enabled("cpu") else self.weight.to(x.dtype)
+        return linear(x, weight) + linear(linear(x, self.a), self.b)
 
     @torch.no_grad()
     def whole(self) -> Tensor:

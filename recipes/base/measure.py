@@ -81,7 +81,11 @@ def asked(test: str) -> list[tuple[files.Question, str]]:
     first = {image: [one for one in own if one[1] in ("what", "which")] for image, own in kept.items()}
     rest = {image: [one for one in own if one[1] not in ("what", "which")] for image, own in kept.items()}
     rng = Random(test)
-    return [one for image in kept for one in (*first[image], *rng.sample(rest[image], min(len(rest[image]), EACH - len(first[image]))))]
+    return [
+        one
+        for image in kept
+        for one in (*first[image], *rng.sample(rest[image], min(len(rest[image]), EACH - len(first[image]))))
+    ]
 
 
 def group(kind: str) -> str:
@@ -136,9 +140,16 @@ def gated(said: list[Said]) -> str:
 
 def report(said: list[Said], figures: dict[str, dict[str, float]]) -> tuple[list[str], list[Measured]]:
     today, measured = date.today().isoformat(), []
-    lines = ["## Photographs", "", "| test | question | n | right | goal | answered at 5 % | wrong of those |", "|---" * 7 + "|"]
+    lines = [
+        "## Photographs",
+        "",
+        "| test | question | n | right | goal | answered at 5 % | wrong of those |",
+        "|---" * 7 + "|",
+    ]
     for test in (*PHOTOS, *TALK):
-        for kind in sorted({one.kind for one in said if one.test == test}, key=lambda kind: (kind not in ("what", "which"), kind)):
+        for kind in sorted(
+            {one.kind for one in said if one.test == test}, key=lambda kind: (kind not in ("what", "which"), kind)
+        ):
             own = [one for one in said if (one.test, one.kind) == (test, kind)]
             text, n, value = share(one.right for one in own)
             goal = GOALS.get((test, kind))
@@ -147,20 +158,36 @@ def report(said: list[Said], figures: dict[str, dict[str, float]]) -> tuple[list
                 low, high = wilson(round(value * n), n)
                 measured.append(Measured(f"accuracy, {kind}", round(value, 4), test, n, today, round(low, 4), round(high, 4)))
     everything = [one for one in said if one.test in PHOTOS]
-    lines += ["", "All questions over photos together, at the 5 % point: answered | wrong of those", "", f"{gated(everything)}", ""]
+    lines += [
+        "",
+        "All questions over photos together, at the 5 % point: answered | wrong of those",
+        "",
+        f"{gated(everything)}",
+        "",
+    ]
     talk = [
         (share(one.right for one in said if one.test == test)[2], share(one.right for one in said if one.test == other)[2])
         for test, other in zip(TALK, PHOTOS, strict=False)
     ]
     lines += [f"As people talk, less plainly worded: {', '.join(f'{100 * (a - b):+.1f} points' for a, b in talk)}.", ""]
-    lines += ["## What the mini sees", "", "| questions | n | right | the mini | answered at 5 % | wrong of those |", "|---" * 6 + "|"]
+    lines += [
+        "## What the mini sees",
+        "",
+        "| questions | n | right | the mini | answered at 5 % | wrong of those |",
+        "|---" * 6 + "|",
+    ]
     for kind in dict.fromkeys((*MINI_HAS, *sorted({one.kind for one in said if one.test in MINI}))):
         own = [one for one in said if one.test in MINI and one.kind == kind]
         if own:
             text, n, _ = share(one.right for one in own)
             lines.append(f"| {kind} | {n} | {text} | {MINI_HAS.get(kind, '')} | {gated(own)} |")
     lines += ["", "## Speed and memory", "", f"`edge-vqa bench`, {cpu()}, llama-cpp-python {llama_cpp_version()}: medians.", ""]
-    names = {"cold_start": "cold process", "first_question": "one warm question", "second_question": "second question", "gate": "gate"}
+    names = {
+        "cold_start": "cold process",
+        "first_question": "one warm question",
+        "second_question": "second question",
+        "gate": "gate",
+    }
     lines += [f"- {text}: {figures[name]['p50']:.3f} s" for name, text in names.items()]
     lines += [f"- peak memory: {figures['peak_memory']['p50']:.0f} MB", ""]
     return lines, measured
@@ -172,8 +199,12 @@ def main() -> None:
     bench = [str(Path(sys.executable).with_name("edge-vqa")), "bench", "--model", str(folder), "--json"]
     figures = json.loads(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)["figures"]
     lines, measured = report(answers(folder), figures)
-    head = [f"Written by `python -m recipes.base.measure` on {date.today().isoformat()}; {bundle.bytes / 1e6:.1f} MB, {folder}."]
-    text = "\n".join(["# Measured", "", *head, "Splits and data: the model card (README.md). 95 % intervals (Wilson).", "", *lines])
+    head = [
+        f"Written by `python -m recipes.base.measure` on {date.today().isoformat()}; {bundle.bytes / 1e6:.1f} MB, {folder}."
+    ]
+    text = "\n".join(
+        ["# Measured", "", *head, "Splits and data: the model card (README.md). 95 % intervals (Wilson).", "", *lines]
+    )
     REPORT.write_text(text)
     print(text)
     write_manifest(bundle.folder, dataclasses.replace(bundle.manifest, measured=tuple(measured)))

@@ -80,7 +80,16 @@ def changed(image: Image.Image, rng: np.random.Generator) -> Rgb:
 
 
 # hue in degrees, from each bound to the next
-HUES = ((14, "red"), (40, "orange"), (57, "yellow"), (165, "green"), (260, "blue"), (310, "purple"), (345, "pink"), (361, "red"))
+HUES = (
+    (14, "red"),
+    (40, "orange"),
+    (57, "yellow"),
+    (165, "green"),
+    (260, "blue"),
+    (310, "purple"),
+    (345, "pink"),
+    (361, "red"),
+)
 SHARE = 0.6
 
 

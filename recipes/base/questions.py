@@ -7,12 +7,12 @@ thresholds, the rest measure. No picture is in two of them, and none taught the 
 
 | pictures | selector | calibration | tests |
 |---|---|---|---|
-| grocery, clothing | `gate`: a seventh of the authors' training photos | the authors' validation photos | the authors' test photos |
-| others' photos of ImageNet classes, FOLDER/n01440764_anything | classes 0, 5, ... and 1, 6, ... | classes 2, 7, ... | the rest |
+| grocery, clothing | `gate`, a seventh of the training photos | the authors' validation photos | their test photos |
+| others' photos of ImageNet classes: n01440764_anything | classes 0, 5, ... and 1, 6, ... | 2, 7, ... | the rest |
 | the mini's | as in `recipes.mini.reliability` | | |
 
-The Selector sees wordings of training; thresholds and tests see others. A tenth of the pictures of the first two is degraded, and
-one question in twenty cannot be answered from a picture ("unanswerable": to abstain is right).
+The Selector sees wordings of training; thresholds and tests see others. A tenth of the pictures of the first two is degraded,
+and one question in twenty cannot be answered from a picture ("unanswerable": to abstain is right).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from recipes.base.lexicon import Thing
 from recipes.base.photos import Photos
 from recipes.base.sights import BUILD, SHOPS, thing_of
 from recipes.mini import questions, reliability
-from recipes.mini.reliability import UNANSWERABLE, WEIGHTS, Pool, degrade
+from recipes.mini.reliability import UNANSWERABLE, WEIGHTS, degrade
 
 OUT = BUILD / "questions"
 EVERYDAY = Path(__file__).with_name("everyday.tsv")
@@ -70,7 +70,11 @@ def accepted(kind: str, answer: str, thing: Thing, synonyms: bool) -> list[str]:
     """What counts as right: of others' photos any name of the thing, or a plain kind of it."""
     if not synonyms or kind not in ("what", "which", "category"):
         return [answer]
-    names = {"what": (*thing.names, *thing.kinds), "which": thing.names[1:] or thing.names, "category": (*thing.kinds, thing.name)}
+    names = {
+        "what": (*thing.names, *thing.kinds),
+        "which": thing.names[1:] or thing.names,
+        "category": (*thing.kinds, thing.name),
+    }
     return [name for name in dict.fromkeys((answer, *names[kind])) for _ in range(SYNONYMS)]
 
 
@@ -110,12 +114,17 @@ def gate(name: str, data: Path, photos: Path, everything: list[Thing]) -> None:
     sources = [(shop, shop_photos(shop, {"selector": "gate", "calibration": "dev"}[name], data)) for shop in SHOPS]
     for source, shown in (*sources, ("others", others_photos(photos, name))):
         for picture, thing in shown:
-            asked = some(asking.ask(thing, everything, rng, "test" if part == "test" else "train", 20, polite=0.3), ASKED[name], rng)
+            asked = some(
+                asking.ask(thing, everything, rng, "test" if part == "test" else "train", 20, polite=0.3), ASKED[name], rng
+            )
             answered = [(f"{source} {k}", q, accepted(k, a, thing, source == "others")) for k, q, a in asked]
             if rng.random() < 0.05:
                 answered = [(f"{source} unknowable", asker.unknowable(thing.name)[1], [UNANSWERABLE])]
             if rng.random() < 0.1:
-                made.add(degrade(Image.open(io.BytesIO(picture)).convert("RGB"), rng), [(f"degraded {k}", q, a) for k, q, a in answered])
+                made.add(
+                    degrade(Image.open(io.BytesIO(picture)).convert("RGB"), rng),
+                    [(f"degraded {k}", q, a) for k, q, a in answered],
+                )
             else:
                 made.add(picture, answered)
     pool = reliability.pool(f"base {name}", name)

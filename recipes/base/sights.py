@@ -2,8 +2,9 @@
 
     python -m recipes.base.sights --data FOLDER grocery clothing other things shapes writing easy photos
 
-Pictures of a name: those of the two shops (`photos.py`), `other`: free photos of anything else, without labels; the rest are those
-of the mini's recipe, drawn or taken from its training splits. Of each: the mean features, the patch states, and what it shows.
+Pictures of a name: those of the two shops (`photos.py`), `other`: free photos of anything else, without labels; the rest are
+those of the mini's recipe, drawn or taken from its training splits. Of each: the mean features, the patch states, and
+what it shows.
 """
 
 from __future__ import annotations

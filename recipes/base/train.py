@@ -2,8 +2,8 @@
 
     python -m recipes.base.train --minutes 70
 
-Three sorts of pictures: photos of shops; pictures of the mini's recipe; and pictures that are only known by their ImageNet class,
-drawn as the classifier would confuse it, with the patch states of some photo: most classes are on no free photo.
+Three sorts of pictures: photos of shops; pictures of the mini's recipe; and pictures that are only known by their ImageNet
+class, drawn as the classifier would confuse it, with the patch states of some photo: most classes are on no free photo.
 Every `SETTLED` steps the weights in use are rounded as the bundle's are (`lora.settle`).
 """
 
@@ -38,7 +38,16 @@ from recipes.mini.model import keep_freed_memory
 
 CHECKPOINT = BUILD / "learned.pt"
 TYPE = "iq4_nl"
-MIX = {"classes": 0.32, "grocery": 0.2, "clothing": 0.07, "things": 0.16, "writing": 0.06, "shapes": 0.09, "easy": 0.04, "photos": 0.06}
+MIX = {
+    "classes": 0.32,
+    "grocery": 0.2,
+    "clothing": 0.07,
+    "things": 0.16,
+    "writing": 0.06,
+    "shapes": 0.09,
+    "easy": 0.04,
+    "photos": 0.06,
+}
 PICTURES, QUESTIONS = 16, 6  # a step, a picture
 RATE, CONNECTOR_RATE, WARM, SETTLED = 6e-4, 1e-3, 30, 75
 TEXT, PLAIN = 96, 4  # tokens of plain text, every so many steps
@@ -60,7 +69,6 @@ class Learner:
             named(own, embeddings, self.tokenizer),
             torch.stack([vectors_of(colour, embeddings, self.tokenizer, 1) for colour in self.colours.kinds]),
         )
-
 
     def published(self) -> None:
         """What others taught."""

@@ -141,7 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cifar", type=Path, required=True, help="zip of the training photos, split/class/*.jpg")
     parser.add_argument("--cifar-test", type=Path, required=True, help="zip of the test photos")
-    parser.add_argument("--no-scenes", action="store_true", help="leave out the training scenes: enough for the base model's recipe")
+    parser.add_argument(
+        "--no-scenes", action="store_true", help="leave out the training scenes: enough for the base model's recipe"
+    )
     args = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
     cifar, (easy, easy_questions) = read_cifar(args.cifar), read_easy_vqa("train")

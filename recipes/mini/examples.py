@@ -81,7 +81,7 @@ def draw() -> None:
 
 
 def sheet(bundle: str = "mini", asked: dict[str, tuple[str, ...]] = ASKED, target: Path = SHEET) -> None:
-    """A page of eight pictures of `examples/` with questions and what a bundle says. asked: by file, or its name without .png."""
+    """A page of eight pictures of `examples/` with what a bundle says. asked: questions by file, or its name without .png."""
     from matplotlib import pyplot
 
     from edge_vqa import load

@@ -1,5 +1,5 @@
-"""What the recipe of the base model rests on: weights off their grid with no answer changed, adapters on rounded weights, packing,
-names and questions."""
+"""What the recipe of the base model rests on: weights off their grid with no answer changed, adapters on rounded weights,
+packing, names and questions."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def lm() -> LlamaForCausalLM:
     made = LlamaForCausalLM(LlamaConfig(vocab_size=96, num_key_value_heads=2, tie_word_embeddings=True, **shape)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if parameter.dim() == 2:
-                parameter.copy_(rounded(parameter * 5, "q4_1"))
+            if parameter.dim() == 2:  # columns of uneven length, as those of a trained LM are
+                uneven = torch.exp(0.5 * torch.randn(parameter.shape[1], generator=torch.Generator().manual_seed(3)))
+                parameter.copy_(rounded(parameter * 5 * uneven, "q4_1"))
             elif "norm" in name:
                 parameter.copy_(torch.rand_like(parameter) + 0.5)
     return made
@@ -75,6 +76,7 @@ def test_adapters_begin_with_nothing_and_vanish_into_the_weights(lm: LlamaForCau
     with torch.no_grad():
         for parameter in learning:
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    lora.settle(lm, lambda whole: whole)
     learned = logits(lm)
     assert not torch.allclose(learned, before, atol=1e-3)
     merged = logits(lora.merge(lm))
