@@ -61,9 +61,11 @@ measure: $(VENV)/.dev ## measure everything the model card states (needs the rec
 study: $(VENV)/.dev ## what quantisation costs in accuracy and trust (needs the recipe's data; an hour the first time)
 	sh recipes/mini/study.sh $(BIN)
 
-base: $(VENV)/.dev ## make the base bundle again from what was learned, with its gate (needs the recipe's data; 30 minutes)
-	$(BIN)/python -m recipes.base.bundle -o $(BASE)/edge_vqa_base
-	sh recipes/base/gate.sh $(BIN) $(BASE)/edge_vqa_base
+base: $(VENV)/.dev ## make the base bundle again from what was learned, with its gate and figures (needs the recipe's data; 30 minutes)
+	$(BIN)/python -m recipes.base.bundle -o build/base/bundle
+	sh recipes/base/gate.sh $(BIN) build/base/bundle
+	$(BIN)/python -m recipes.base.measure build/base/bundle
+	rm -f $(BASE)/edge_vqa_base/*.onnx && cp build/base/bundle/* $(BASE)/edge_vqa_base/
 
 sheet: $(VENV)/.dev ## ask both models about the examples and draw the README's contact sheets
 	$(BIN)/python -m recipes.mini.examples sheet
