@@ -22,6 +22,8 @@ from edge_vqa.native import bindings
 from edge_vqa.trust.trace import step_statistics
 
 N_BATCH = 512
+# mapped and repacked, weights are in memory twice; a file of this size is read in some hundredths of a second
+READ_BYTES = 256 * 2**20
 KV_TYPES = {"f16": 1, "f32": 0, "q8_0": 8}  # ggml_type
 Logits = npt.NDArray[np.float32]
 
@@ -65,6 +67,8 @@ class Llama:
         params = llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.use_extra_bufts = bindings.library().extra_buffers
+        if params.use_extra_bufts and path.stat().st_size <= READ_BYTES:
+            params.load_mode = llama.LLAMA_LOAD_MODE_NONE
         self.model = llama.llama_model_load_from_file(str(path).encode(), params)
         if not self.model:
             raise EdgeVqaError(
