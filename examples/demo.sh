@@ -14,8 +14,9 @@ case $edge_vqa in
     /*) ;;
     *) edge_vqa=../$edge_vqa ;;
 esac
-ask 0 fruit.png "what is left of the banana?"
-ask 0 price.png "how much is it?"
-ask 0 cat.jpg "is it an animal?"
-ask 3 coffee.jpg "what is this?"
+ask 0 apples.jpg "what is this?"
+ask 0 lemon.jpg "is this a lemon?"
+ask 0 coffee.jpg "what do you see?"
+ask 0 lemon.jpg "can you eat it?"
+ask 3 coffee.jpg "how old is the cup?"
 exit $failed

@@ -67,8 +67,8 @@ def write_tower(tower: Tower, path: Path) -> None:
 
 
 def eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Every large weight as int8 with a scale for each output channel, in place; multiplied out anew for each picture, which costs
-    some milliseconds and saves a copy in single precision."""
+    """Every large weight as int8 with a scale for each output channel, in place. Multiplied out anew for each
+    picture: that costs some milliseconds and saves a copy in single precision."""
     graph, before = model.graph, []
     for stored in list(graph.initializer):
         values = numpy_helper.to_array(stored)
@@ -76,7 +76,9 @@ def eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         channels = {4: (0,), 3: (0, 1), 2: (0, 1)}[values.ndim]
         axes = [tuple(axis for axis in range(values.ndim) if axis != channel) for channel in channels]
-        _, codes, scale, axis = min(((*coded(values, own), channel) for own, channel in zip(axes, channels, strict=True)), key=lambda one: one[0])
+        _, codes, scale, axis = min(
+            ((*coded(values, own), channel) for own, channel in zip(axes, channels, strict=True)), key=lambda one: one[0]
+        )
         name = stored.name
         graph.initializer.remove(stored)
         made = {f"{name}_codes": codes, f"{name}_scale": scale.reshape(-1)}

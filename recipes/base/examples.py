@@ -10,14 +10,14 @@ from pathlib import Path
 from recipes.mini.examples import sheet
 
 ASKED = {
-    "lemon.jpg": ("what is this?", "what color is it?", "can you eat it?"),
     "apples.jpg": ("what is this?", "which kind of apple is it?", "how many are there?"),
-    "cat.jpg": ("what is this?", "which kind of cat is it?", "is it a dog?"),
-    "coffee.jpg": ("what do you see?", "how old is the cup?", "which room would it be in?"),
-    "skirt.jpg": ("what am I looking at?", "can I wear it?", "what is it made of?"),
-    "jacket.jpg": ("what is it?", "what color is it?", "is it a shoe?"),
-    "carton.jpg": ("what is this?", "can you drink it?", "what does it cost?"),
-    "fruit.png": ("what is left of the banana?", "is there an animal?", "what color is the dog?"),
+    "lemon.jpg": ("is this a lemon?", "can you eat it?", "what color is it?"),
+    "coffee.jpg": ("what do you see?", "how old is the cup?", "can you drink it?"),
+    "cat.jpg": ("is it an animal?", "what is this?", "which kind of cat is it?"),
+    "skirt.jpg": ("can I wear it?", "what am I looking at?", "can you eat it?"),
+    "jacket.jpg": ("is it a shoe?", "what is it?", "what color is it?"),
+    "carton.jpg": ("is it an animal?", "can you drink it?", "what does it cost?"),
+    "fruit.png": ("is it something to wear?", "is there an animal?", "what color is the dog?"),
 }
 
 if __name__ == "__main__":

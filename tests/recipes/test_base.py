@@ -168,5 +168,5 @@ def test_eight_bits_keep_the_weights_and_the_graph() -> None:
     small = bundle.eight_bits(model)
     assert len(small.SerializeToString()) < weight.nbytes / 3
     made = onnxruntime.InferenceSession(small.SerializeToString()).run(None, {"x": x})[0]
-    assert np.abs(made - x @ weight).max() < 0.01 * np.abs(x @ weight).max()
+    assert np.abs(made - x @ weight).max() < 0.02 * np.abs(x @ weight).max()
     onnx.checker.check_model(small)

@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def offer(folder: Path, name: str, package: str, distribution: str = "stranger") -> Path:
     """What pip leaves of a package that offers a bundle: metadata only."""
-    told = folder / f"{distribution}-2.0.dist-info"
+    told = folder / f"{distribution.replace('-', '_')}-2.0.dist-info"
     told.mkdir(parents=True)
     (told / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 2.0\n")
     (told / "entry_points.txt").write_text(f"[edge_vqa.bundles]\n{name} = {package}\n")
@@ -99,6 +99,7 @@ def base(folder: Path) -> Path:
     """A package of the base model, which the embedded one stands in for."""
     offer(folder, "base", "edge_vqa_base", "edge-vqa-base")
     shutil.copytree(store.EMBEDDED / "mini", folder / "edge_vqa_base")
+    (folder / "edge_vqa_base" / "__init__.py").touch()  # goes before the real one, where that is installed
     edit_manifest(folder / "edge_vqa_base", lambda manifest: manifest.update(name="base"))
     return folder
 
@@ -119,7 +120,7 @@ def test_a_base_model_that_cannot_be_used_leaves_the_embedded_one_and_says_so_on
     elif damage == "cut":
         (folder / "edge_vqa_base" / "lm.gguf").write_bytes(b"GGUF")
     else:
-        (folder / "edge-vqa-base-2.0.dist-info" / "entry_points.txt").unlink()
+        (folder / "edge_vqa_base-2.0.dist-info" / "entry_points.txt").unlink()
     asked = run(folder, *ASK, home=tmp_path, model="")
     assert asked.returncode == 0 and asked.stdout == "$4.50\n"
     assert asked.stderr.count("the base model cannot be used") == 1, asked.stderr
