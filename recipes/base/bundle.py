@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--type", default=TYPE, help="how the LM's matrices are stored")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
-    learner = kept.read()
+    learner, _ = kept.read()
     made, method = half(lora.merge(learner.lm)), parse_quant(f"rtn:{arguments.type}")
     with store.new_folder(arguments.output, force=True) as work:
         metadata = made.metadata | {"general.name": "base", "general.type": "model"}

@@ -34,8 +34,8 @@ def write(learner: Learner, step: int) -> None:
     part.replace(PATH)
 
 
-def read() -> Learner:
-    """What was learned, put together with what is published."""
+def read() -> tuple[Learner, int]:
+    """What was learned, put together with what is published; and in how many steps."""
     learner = Learner.__new__(Learner)
     learner.published()
     with safe_open(PATH, "pt") as stored:
@@ -51,7 +51,7 @@ def read() -> Learner:
     learner.connector.load_state_dict(connector)
     missing = learner.lm.load_state_dict(of("lm"), strict=False)
     assert not missing.unexpected_keys
-    return learner
+    return learner, int(told["steps"])
 
 
 def main() -> None:

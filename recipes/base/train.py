@@ -211,23 +211,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--steps", type=int, help="stop here, for trials")
-    parser.add_argument("--begin", type=Path, help="adapters and cells of an earlier run, whose slots may be others")
+    parser.add_argument("--go-on", action="store_true", help="from what is kept in the repository (learned.safetensors)")
     arguments = parser.parse_args()
     keep_freed_memory()
-    learner = Learner()
+    learner, steps = going_on() if arguments.go_on else (Learner(), 0)
     lm, connector, pictures = learner.lm, learner.connector, Pictures(learner)
     learning = [parameter for parameter in lm.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
-    step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (0, 0.0)
-    if not step and arguments.begin:
-        earlier = torch.load(arguments.begin)
-        lm.load_state_dict(earlier["lm"], strict=False)
-        kept = {name: values for name, values in earlier["connector"].items() if name.startswith("cells.")}
-        connector.load_state_dict(kept, strict=False)
-        step = earlier["step"]
-    elif not step:
+    step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (steps, 0.0)
+    if not step:
         embeddings = lm.model.embed_tokens.weight.detach()
         print(f"aligned: {align(connector, *drawn_there(pictures, embeddings, learner.tokenizer)):.3f}", flush=True)
     packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * arguments.minutes
@@ -260,6 +254,15 @@ def main() -> None:
         if step % 100 == 0:
             keep(learner, optimiser, step, before + time.monotonic() - began)
     keep(learner, optimiser, step, before + time.monotonic() - began)
+
+
+def going_on() -> tuple[Learner, int]:
+    """What is kept, and after how many steps."""
+    from recipes.base import kept  # which needs what stands here
+
+    learner, steps = kept.read()
+    learner.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
+    return learner, steps
 
 
 def learned(lm: LlamaForCausalLM) -> dict[str, Tensor]:
