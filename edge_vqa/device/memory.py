@@ -9,7 +9,7 @@ from edge_vqa.bundles.manifest import BACKENDS
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.device.profile import memory_bytes
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.llm.llama import KV_TYPES, N_BATCH
+from edge_vqa.llm.llama import KV_TYPES, N_BATCH, READ_BYTES
 
 BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
 
@@ -69,8 +69,8 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     compute = 4 * (N_BATCH * (3 * inner + 6 * width) + 3 * need.sequences * words) + 4 * patches * 8192
     return Plan(
         base=BASE,
-        # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped
-        lm=2 * manifest.files["lm"].bytes,
+        # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped; a small one is read
+        lm=(1 if manifest.files["lm"].bytes <= READ_BYTES else 2) * manifest.files["lm"].bytes,
         tower=int({"mtmd": 1.0, "onnx": 2.0}[need.backend] * manifest.files[BACKENDS[need.backend]].bytes),
         kv=cells * padded * block_bytes // block,
         compute=compute,
