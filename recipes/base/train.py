@@ -238,15 +238,16 @@ def main() -> None:
         packed = packer([one.asked for one in shown])
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(lm, packed, image_tokens(connector, shown))
-            if step % PLAIN == 0:
+            answered, total = loss.item(), loss
+            if step % PLAIN == 0 or not losses:
                 some = text[None, (first := rng.randrange(len(text) - TEXT)) : first + TEXT]
                 plain = lm(input_ids=some, labels=some).loss
-                loss = loss + 0.3 * plain
+                total = loss + 0.3 * plain
         optimiser.zero_grad()
-        loss.backward()
+        total.backward()
         torch.nn.utils.clip_grad_norm_([*learning, *connector.parameters()], 1.0)
         optimiser.step()
-        losses.append((loss.item() - (0.3 * plain.item() if step % PLAIN == 0 else 0), plain.item()))
+        losses.append((answered, plain.item()))
         step += 1
         if step % 20 == 0:
             mean = np.mean(losses[-20:], 0)
