@@ -28,7 +28,7 @@ EXAMPLES = ROOT / "examples"
 PROGRAMS = Path(sys.executable).parent
 
 # the embedded model is the default here, whether or not the base model is installed
-os.environ["EDGE_VQA_MODEL"] = "mini"
+os.environ[store.CHOSEN] = "mini"
 
 Asked = tuple[str, Path, str, str]  # id, picture, question, answer
 

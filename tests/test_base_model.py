@@ -13,6 +13,7 @@ import pytest
 from edge_vqa.bundles import store
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.model import Model, load
+from recipes.mini.measure import PEAK
 from tests.conftest import EXAMPLES, PROGRAMS, ROOT
 
 SEEN = [
@@ -25,11 +26,6 @@ SEEN = [
     ("skirt.jpg", "what am i looking at?", "skirt"),
     ("skirt.jpg", "can you eat it?", "no"),
 ]
-# of a small process: a child counts the memory that its parent had when it forked
-PEAK = (
-    "import resource, subprocess, sys; subprocess.run(sys.argv[1:], capture_output=True);"
-    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-)
 
 
 @pytest.fixture(scope="module")

@@ -141,13 +141,15 @@ MASS = frozenset(
 
 def with_article(name: str) -> str:
     last = name.split()[-1]
-    if last in MASS or (last.endswith("s") and not last.endswith("ss") and last not in ("bus", "octopus")):
-        return f"some {name}" if last in MASS else name
+    if last in MASS:
+        return f"some {name}"
+    if last.endswith("s") and not last.endswith("ss") and last not in ("bus", "octopus"):
+        return name
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def worded(wordings: Wordings, part: str, rng: Random, polite: float | None = None, **words: str) -> str:
-    """A question in one of the wordings of a part; a share of them as people talk: `polite`, unless told 0.4 in training."""
+    """A question in one of the wordings of a part; a share of them as people talk: `polite`, unless told 0.3 in training."""
     text = rng.choice(wordings[part]).format(**words)
     share = (0.3 if part == "train" else 0.0) if polite is None else polite
     draw = rng.random()

@@ -13,11 +13,4 @@ first=$!
 collect calibration calibration "recipes/base calibration mix"
 collect selector_2 selector_2 "recipes/base selector"
 wait $first
-for early in "" --early; do
-    "$bin"/edge-vqa-selector train $work/selector_1_traces.npz $work/selector_2_traces.npz -o $work/selector$early.npz $early
-    "$bin"/edge-vqa-selector export $work/selector$early.npz "$bundle"
-done
-for method in selector selector-early; do
-    "$bin"/edge-vqa-selector threshold "$bundle" $work/calibration_traces.npz --confidence $method \
-        --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.05 --delta 0.05
-done
+sh recipes/gate.sh "$bin" "$bundle" $work $work/selector_1_traces.npz $work/selector_2_traces.npz

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,16 +19,16 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from converters import ggml
 from converters.files import writer
-from recipes.base import language
+from recipes.base import language, lexicon
 
 TYPES = ("q8_0", "q5_0", "q4_1", "q4_0", "iq4_nl")
-GLOSSES, LENGTH = Path("/usr/share/wordnet/data.noun"), 256
+LENGTH = 256
 CHANGE = 0.05
 
 
 def text(tokenizer: PreTrainedTokenizerFast, rows: int = 16) -> Tensor:
     """Token ids [rows, LENGTH] of definitions, drawn with a fixed seed."""
-    lines = [line.partition("| ")[2].strip() for line in GLOSSES.read_text().splitlines() if "| " in line]
+    lines = lexicon.glosses()
     random.Random("text").shuffle(lines)
     ids = tokenizer("\n".join(lines[: 40 * rows])).input_ids
     return torch.tensor(ids[: rows * LENGTH]).view(rows, LENGTH)

@@ -230,6 +230,11 @@ def synsets() -> dict[str, Synset]:
     return found
 
 
+def glosses() -> list[str]:
+    """What WordNet says of every noun: a definition, perhaps examples."""
+    return [line.partition("| ")[2].strip() for line in NOUNS.read_text().splitlines() if "| " in line]
+
+
 def ancestors(offset: str) -> Iterator[str]:
     """Offsets of a synset and of everything above it."""
     yield offset

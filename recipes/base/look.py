@@ -22,7 +22,7 @@ from recipes.base import asking, eyes, grid, lora, photos
 from recipes.base.connector import TOKENS
 from recipes.base.packing import IGNORE, Packer
 from recipes.base.sights import BUILD, DRAWN, SHOPS
-from recipes.base.train import HELD, TYPE, Learner, Pictures, Shown, image_tokens, prose, restore
+from recipes.base.train import HELD, TYPE, Learner, Pictures, Shown, answering, image_tokens, prose, restore
 from recipes.mini.model import keep_freed_memory
 
 
@@ -31,14 +31,9 @@ def said(learner: Learner, packer: Packer, shown: list[Shown]) -> list[list[tupl
     """Of each question, whether its answer is right, and what is said instead, token by token after the right ones."""
     packed = packer([one.asked for one in shown])
     with torch.autocast("cpu", torch.bfloat16):
-        image = image_tokens(learner.connector, shown)
-        embeddings = learner.lm.model.embed_tokens(packed.ids)
-        embeddings = embeddings.masked_scatter(packed.image[..., None], image.to(embeddings.dtype).reshape(-1, image.shape[-1]))
-        inputs = {"inputs_embeds": embeddings, "attention_mask": packed.mask, "position_ids": packed.positions}
-        states = learner.lm.model(**inputs, use_cache=False).last_hidden_state
-        answers = packed.targets != IGNORE
-        best = torch.full_like(packed.targets, IGNORE)
-        best[answers] = learner.lm.lm_head(states[answers]).argmax(-1)
+        answers, logits = answering(learner.lm, packed, image_tokens(learner.connector, shown))
+    best = torch.full_like(packed.targets, IGNORE)
+    best[answers] = logits.argmax(-1)
     found = []
     for row, one in enumerate(shown):
         places = answers[row].nonzero().flatten().tolist()

@@ -114,9 +114,7 @@ def gate(name: str, data: Path, photos: Path, everything: list[Thing]) -> None:
     sources = [(shop, shop_photos(shop, {"selector": "gate", "calibration": "dev"}[name], data)) for shop in SHOPS]
     for source, shown in (*sources, ("others", others_photos(photos, name))):
         for picture, thing in shown:
-            asked = some(
-                asking.ask(thing, everything, rng, "test" if part == "test" else "train", 20, polite=0.3), ASKED[name], rng
-            )
+            asked = some(asking.ask(thing, everything, rng, part, 20, polite=0.3), ASKED[name], rng)
             answered = [(f"{source} {k}", q, accepted(k, a, thing, source == "others")) for k, q, a in asked]
             if rng.random() < 0.05:
                 answered = [(f"{source} unknowable", asker.unknowable(thing.name)[1], [UNANSWERABLE])]
@@ -172,7 +170,7 @@ def everyday(places: dict[str, Path]) -> None:
         source, _, name = photo.partition(":")
         path = places[source] / name
         if path.is_dir():  # a wallpaper, in several sizes
-            path = next(one for one in sorted(path.rglob("1280x800.jpg")) + sorted(path.rglob("*.jpg")))
+            path = (sorted(path.rglob("1280x800.jpg")) + sorted(path.rglob("*.jpg")))[0]
         asked = [(q, [a for a in answers.split("/") for _ in range(SYNONYMS)]) for own, q, answers in rows if own == photo]
         made.add(path.read_bytes(), [("everyday", question, answers) for question, answers in asked])
     made.close()

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -120,20 +121,13 @@ def drawn(name: str) -> Iterator[View]:
 
 def keep(name: str, views: Iterator[View]) -> None:
     """Looks at every picture; what is known of them is written last: a name that has it is complete."""
-    session, pixels, about = eyes.open_session(), [], []
-    mean, states = [], []
-    for picture, known in views:
-        pixels.append(picture)
-        about.append(known)
-        if len(pixels) == BATCH:
-            for kept, found in zip((mean, states), eyes.look(session, pixels), strict=True):
-                kept.append(found)
-            pixels = []
-            if len(about) % (50 * BATCH) == 0:
-                print(f"{name}: {len(about)} pictures", flush=True)
-    if pixels:
-        for kept, found in zip((mean, states), eyes.look(session, pixels), strict=True):
-            kept.append(found)
+    session, about, found = eyes.open_session(), [], []
+    while batch := list(islice(views, BATCH)):
+        about += [known for _, known in batch]
+        found.append(eyes.look(session, [picture for picture, _ in batch]))
+        if len(found) % 50 == 0:
+            print(f"{name}: {len(about)} pictures", flush=True)
+    mean, states = zip(*found, strict=True)
     np.save(BUILD / f"{name}_mean.npy", np.concatenate(mean))
     np.save(BUILD / f"{name}_states.npy", np.concatenate(states))
     (BUILD / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in about))

@@ -13,12 +13,13 @@ import argparse
 import inspect
 import math
 import pkgutil
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -102,10 +103,9 @@ class Pictures:
         for name in DRAWN:
             self.training[name] = self.training[name][:-HELD]
         self.easy = train.easy_questions("train")
-        goods = {name: list(dict.fromkeys(self.sights[name].things)) for name in SHOPS}
-        self.goods = {name: list({(t.name, t.narrow): t for t in things}.values()) for name, things in goods.items()}
+        self.goods = {name: list({(t.name, t.narrow): t for t in self.sights[name].things}.values()) for name in SHOPS}
         self.everything = [*self.things, *(thing for things in self.goods.values() for thing in things)]
-        counts = {name: sum(other.name == name for other in self.things) for name in {thing.name for thing in self.things}}
+        counts = Counter(thing.name for thing in self.things)
         self.often = [counts[thing.name] ** -0.5 for thing in self.things]  # families do not crowd out the rest
 
     def classes(self, number: int, rng: np.random.Generator) -> Tensor:
@@ -161,31 +161,37 @@ class Pictures:
 @cache
 def prose(held: bool) -> str:
     """Plain text: definitions of WordNet and docstrings of Python's library; a tenth is held back."""
-    glosses = [line.partition("| ")[2].strip() for line in lexicon.NOUNS.read_text().splitlines() if "| " in line]
+    found = lexicon.glosses()
     for module in sorted(one.name for one in pkgutil.iter_modules() if not one.name.startswith("_")):
         try:
-            glosses += docstrings(module)
-        except Exception:  # a module that this system cannot import
+            found += docstrings(module)
+        except ImportError:  # a module that this system does not have
             continue
-    Random("prose").shuffle(glosses)
-    tenth = len(glosses) // 10
-    return "\n".join(glosses[:tenth] if held else glosses[tenth:])
+    Random("prose").shuffle(found)
+    tenth = len(found) // 10
+    return "\n".join(found[:tenth] if held else found[tenth:])
 
 
 def docstrings(module: str) -> Iterator[str]:
-    import sys
-
     if module in sys.stdlib_module_names and module not in ("antigravity", "this", "idlelib"):
         yield from (text for one in vars(import_module(module)).values() if len(text := inspect.getdoc(one) or "") > 200)
 
 
-def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
-    embeddings = lm.model.embed_tokens(packed.ids).masked_scatter(packed.image[..., None], image.reshape(-1, image.shape[-1]))
+def answering(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Which places say what an answer's next token is [b, t], and their logits [places, words]. image: [b, TOKENS, n_embd]."""
+    embeddings = lm.model.embed_tokens(packed.ids)
+    image = image.to(embeddings.dtype).reshape(-1, image.shape[-1])
+    embeddings = embeddings.masked_scatter(packed.image[..., None], image)
     states = lm.model(
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
     answers = packed.targets != IGNORE
-    losses = cross_entropy(lm.lm_head(states[answers]).float(), packed.targets[answers], reduction="none")
+    return answers, lm.lm_head(states[answers])
+
+
+def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
+    answers, logits = answering(lm, packed, image)
+    losses = cross_entropy(logits.float(), packed.targets[answers], reduction="none")
     weights = packed.weights[answers]
     return (losses * weights).sum() / weights.sum()
 
@@ -274,7 +280,7 @@ def keep(learner: Learner, optimiser: torch.optim.Optimizer, step: int, spent: f
     state = {"lm": learned(learner.lm), "connector": learner.connector.state_dict(), "step": step, "spent": spent}
     state["optimiser"] = optimiser.state_dict()
     torch.save(state, CHECKPOINT.with_suffix(".part"))
-    Path(CHECKPOINT.with_suffix(".part")).replace(CHECKPOINT)
+    CHECKPOINT.with_suffix(".part").replace(CHECKPOINT)
 
 
 def restore(learner: Learner, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:

@@ -11,11 +11,4 @@ for name in selector exposure; do
 done
 "$bin"/edge-vqa-selector collect "$bundle" $questions/calibration.jsonl -o $traces/calibration_traces.npz \
     --name "recipes/mini calibration mix"
-for early in "" --early; do
-    "$bin"/edge-vqa-selector train $traces/selector_traces.npz $traces/exposure_traces.npz -o $traces/selector$early.npz $early
-    "$bin"/edge-vqa-selector export $traces/selector$early.npz "$bundle"
-done
-for method in selector selector-early; do
-    "$bin"/edge-vqa-selector threshold "$bundle" $traces/calibration_traces.npz --confidence $method \
-        --risk 0.01 --risk 0.05 --risk 0.1 --risk 0.2 --default 0.05 --delta 0.05
-done
+sh recipes/gate.sh "$bin" "$bundle" $traces $traces/selector_traces.npz $traces/exposure_traces.npz
