@@ -1,6 +1,6 @@
 """Questions files for the base model's Selector, its thresholds and its tests.
 
-    python -m recipes.base.questions --data FOLDER --photos FOLDER --packt FOLDER --plasma FOLDER   # after recipes.mini.data
+    python -m recipes.base.questions --data FOLDER --photos FOLDER --everyday FOLDER   # after recipes.mini.data
 
 writes `build/base/questions/`. `selector.jsonl` trains the Selector, `calibration.jsonl` (one question a picture) chooses its
 thresholds, the rest measure. No picture is in two of them, and none taught the LM:
@@ -162,13 +162,13 @@ def tests(data: Path, photos: Path, everything: list[Thing]) -> None:
     made.close()
 
 
-def everyday(places: dict[str, Path]) -> None:
+def everyday(folder: Path) -> None:
     """Our own questions (everyday.tsv) over free photos that nothing else uses; answers apart by `/` are all right."""
     made = Builder("everyday_test")
     rows = [line.split("\t") for line in EVERYDAY.read_text().splitlines()[1:]]
     for photo in dict.fromkeys(row[0] for row in rows):
         source, _, name = photo.partition(":")
-        path = places[source] / name
+        path = folder / source / name
         if path.is_dir():  # a wallpaper, in several sizes
             path = (sorted(path.rglob("1280x800.jpg")) + sorted(path.rglob("*.jpg")))[0]
         asked = [(q, [a for a in answers.split("/") for _ in range(SYNONYMS)]) for own, q, answers in rows if own == photo]
@@ -180,8 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with grocery.zip and clothing.zip")
     parser.add_argument("--photos", type=Path, required=True, help="folder of others' photos of ImageNet classes")
-    parser.add_argument("--packt", type=Path, required=True, help="folder with assorted, birds, planes")
-    parser.add_argument("--plasma", type=Path, required=True, help="folder of Plasma's wallpapers")
+    parser.add_argument("--everyday", type=Path, required=True, help="folder with packt, plasma, azure, lab (the model card)")
     arguments = parser.parse_args()
     things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
     goods = [thing_of(photo) for shop in SHOPS for photo in Photos(arguments.data / f"{shop}.zip").listed]
@@ -189,7 +188,7 @@ def main() -> None:
     for name in ("selector", "calibration"):
         gate(name, arguments.data, arguments.photos, everything)
     tests(arguments.data, arguments.photos, everything)
-    everyday({"packt": arguments.packt, "plasma": arguments.plasma})
+    everyday(arguments.everyday)
 
 
 if __name__ == "__main__":
