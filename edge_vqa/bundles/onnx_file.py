@@ -19,7 +19,8 @@ SELECTOR = frozenset("Gemm Concat Relu Sigmoid Mean DequantizeLinear".split())
 TOWER = frozenset(
     "Add Cast Concat Cos Div Expand Gelu Identity LayerNormalization MatMul Mul Range Reshape Shape Sin Slice Squeeze Transpose"
     " Unsqueeze DynamicQuantizeMatMul FastGelu MultiHeadAttention QuickGelu RotaryEmbedding"
-    " AveragePool Clip Conv DequantizeLinear Erf Gather Gemm ReduceMean Softmax Sqrt Sub Tanh TopK".split()
+    " AveragePool Clip Conv DequantizeLinear Erf Gather Gemm ReduceMean Softmax Sqrt Sub Tanh TopK"
+    " Abs And ArgMax Equal Greater Less Max Neg ReduceMax ReduceSum Sigmoid Where".split()
 )
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}  # TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, float16

@@ -46,11 +46,11 @@ class Tower(nn.Module):
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.eyes, self.fc, self.connector = eyes.Eyes(), learner.fc, learner.connector
-        self.own, self.colours = learner.own, learner.colours
+        self.own, self.colours, self.finder = learner.own, learner.colours, learner.finder
 
     def forward(self, pixels: Tensor) -> Tensor:
         mean, states = self.eyes(pixels)
-        return self.connector(self.fc(mean).softmax(-1), self.own(mean), self.colours(states), states)[0]
+        return self.connector(self.fc(mean).softmax(-1), self.own(mean), self.colours(states), self.finder.find(states))[0]
 
 
 def write_tower(tower: Tower, path: Path) -> None:
@@ -152,7 +152,7 @@ def main() -> None:
         ready.write_manifest(
             work,
             name="base",
-            version="1",
+            version="2",
             licence="Apache-2.0",
             description="the base model: photographs of things, animals, groceries, clothes; drawings, shapes",
             source=Source("recipes/base"),

@@ -1,9 +1,8 @@
 """Between eyes and language: what the eyes' features become in the LM's own space.
 
-69 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each,
+77 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each,
 scaled by the root of the probability: they begin as the LM's embeddings of what people call the thing (two) and of its
-narrow name (three). Of the two likeliest colours of the middle one vector each. And 32 cells, two patches of the mini's
-tower each, through two layers, which begin by telling what is drawn there (`align`).
+narrow name (three). Of the two likeliest colours of the middle one vector each. And what the finder found (`Told`).
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from recipes.base.eyes import PATCHES, STATE
+from recipes.base.drawings import MOST
+from recipes.base.finder import Found
+from recipes.mini import nouns, scenes
 
-SEEN, OWN, COLOURS, CELLS = 4, 3, 2, PATCHES // 2  # likeliest classes, own kinds, colours; cells
+SEEN, OWN, COLOURS = 4, 3, 2  # likeliest classes, own kinds, colours
 NAME, NARROW = 2, 3  # vectors of a name, of a narrow name
-TOKENS = (NAME + NARROW) * (SEEN + OWN) + COLOURS + CELLS
-HIDDEN = 1024
+THINGS = 5  # of a picture; a text has more characters
+TOLD = MOST * (NAME + 2) + THINGS * (NAME + 1) + 1
+TOKENS = (NAME + NARROW) * (SEEN + OWN) + COLOURS + TOLD
 
 
 def vectors_of(name: str, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast, count: int) -> Tensor:
@@ -52,37 +54,117 @@ class Slots(nn.Module):
         return (self.table[places] * values.sqrt()[..., None, None]).flatten(1, 2)
 
 
+class Told(nn.Module):
+    """What was found, in vectors that begin as the LM's embeddings of words: [n, TOLD, n_embd].
+
+    Of each object, from left to right: its name (two), its colour with how many there are of it, and its kind with how many
+    there are of that, in which part of the picture it stands, and how many follow. Then the names of things from top to bottom,
+    then from large to small (one vector each), and how many things there are. What is left of, above or larger than another
+    is then a neighbour in a row.
+    """
+
+    def __init__(self, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        width, (names, kinds, kind_of) = embeddings.shape[1], labelled()
+
+        def word(text: str, count: int = 1) -> Tensor:
+            return vectors_of(text, embeddings, tokenizer, count)
+
+        def digit(text: str) -> Tensor:
+            return embeddings[tokenizer(text, add_special_tokens=False).input_ids[-1:]]
+
+        def table(rows: Sequence[Tensor]) -> nn.Parameter:
+            """After a first row of noughts: of what is not there."""
+            return nn.Parameter(torch.stack([torch.zeros(rows[0].shape), *rows]))
+
+        written = set(scenes.CHARACTERS)
+        moods = set(nouns.MOODS)
+        self.names = table(
+            [
+                digit(name).expand(NAME, -1) if name in written
+                else torch.cat([word("face"), word(name)]) if name in moods
+                else word(name, NAME)
+                for name in names
+            ]
+        )  # fmt: skip
+        self.colours = table([word(name)[0] for name in scenes.COLOURS])
+        self.counts = table([digit(str(number))[0] for number in range(1, MOST + 1)])
+        self.kinds = table([word(name)[0] for name in kinds])
+        self.kin = table([digit(str(number))[0] for number in range(1, MOST + 1)])
+        self.parts = table([word(name)[0] for name in ("left", "right", "top", "bottom", "middle")])
+        self.after = nn.Parameter(0.02 * torch.randn(MOST + 1, width))  # begins as anything
+        self.register_buffer("kind_of", torch.tensor([0, *kind_of]), persistent=False)
+
+    def forward(self, found: Found) -> Tensor:
+        labels, there = found.labels, found.labels > 0
+        thing = there & (labels < FIRST_CHARACTER)
+        names = self.names[labels] * found.sure.sqrt()[..., None, None]
+        kinds = self.kind_of[labels] * thing
+        alike, kin = (alike_of(numbers, thing) for numbers in (labels, kinds))
+        after = after_of(there)
+        hues = self.colours[found.colours * there] + self.counts[alike]
+        about = self.kinds[kinds] + self.kin[kin] + self.parts[part_of(found.places) * thing] + self.after[after]
+        objects = torch.cat([names, hues[:, :, None], about[:, :, None]], 2).flatten(1, 2)
+        down, sizes = (ordered(labels, thing, key) for key in (found.places[..., 1], -found.places[..., 2]))
+        follow = self.after[after_of(down > 0)]
+        total = self.counts[thing.long().sum(1, keepdim=True)]
+        rows = [self.names[down].flatten(1, 2), self.names[sizes].mean(2) + follow, total]
+        return torch.cat([objects, *rows], 1)
+
+
+FIRST_CHARACTER = scenes.LABEL[scenes.CHARACTERS[0]]
+
+
+def labelled() -> tuple[tuple[str, ...], list[str], list[int]]:
+    """Names of the labels from 1 on, kinds, and which kind each label is, from 1 on."""
+    kinds = [*nouns.KINDS, "face", "shape"]
+    shapes = set(scenes.SHAPES) - set(nouns.NOUNS)
+    own = [
+        "shape" if name in shapes else "face" if name in nouns.MOODS else nouns.KIND.get(name, "")
+        for name in scenes.SEEN
+    ]  # fmt: skip
+    return scenes.SEEN, kinds, [kinds.index(kind) + 1 if kind else 0 for kind in own]
+
+
+def alike_of(numbers: Tensor, thing: Tensor) -> Tensor:
+    """How many things of a row have the same number [n, MOST]; 0 where there is no thing."""
+    same = (numbers[:, :, None] == numbers[:, None]) & thing[:, None]
+    return same.long().sum(2) * thing
+
+
+def after_of(there: Tensor) -> Tensor:
+    """How many of a row come from here on [n, places], itself among them; 0 where there is none."""
+    up = torch.ones(there.shape[1], there.shape[1]).tril()  # [later, earlier]
+    return (there.float() @ up).long() * there
+
+
+def part_of(places: Tensor) -> Tensor:
+    """1 left, 2 right, 3 top, 4 bottom, 5 middle: [n, MOST]."""
+    x, y = (places[..., axis] - 0.5 for axis in (0, 1))
+    level = x.abs() > y.abs()
+    side = torch.where(level, 1 + (x > 0).long(), 3 + (y > 0).long())
+    return torch.where(torch.maximum(x.abs(), y.abs()) < MIDDLE, 5, side)
+
+
+MIDDLE = 20 / scenes.SIZE  # the recipe's questions leave 14 to 26 pixels out
+
+
+def ordered(labels: Tensor, thing: Tensor, key: Tensor) -> Tensor:
+    """The labels of things by key, the least first, then 0: [n, THINGS]."""
+    key = torch.where(thing, key, 9 + torch.arange(MOST))  # what is none comes last, and no two are equal
+    place = (key[:, :, None] > key[:, None]).long().sum(2)
+    here = place[:, :, None] == torch.arange(THINGS)
+    return ((labels * thing)[:, :, None] * here).sum(1)
+
+
 class Connector(nn.Module):
     """seen, own, colours: the tables of the three sorts of slots, as they begin."""
 
-    def __init__(self, seen: Tensor, own: Tensor, colours: Tensor) -> None:
+    def __init__(self, seen: Tensor, own: Tensor, colours: Tensor, told: Told) -> None:
         super().__init__()
         self.seen, self.own, self.colours = Slots(SEEN, seen), Slots(OWN, own), Slots(COLOURS, colours)
-        self.cells = nn.Sequential(
-            nn.LayerNorm(2 * STATE), nn.Linear(2 * STATE, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, seen.shape[-1])
-        )
+        self.told = told
 
-    def forward(self, seen: Tensor, own: Tensor, colours: Tensor, states: Tensor) -> Tensor:
-        """seen [n, classes], own [n, kinds], colours [n, colours]: probabilities; states [n, PATCHES, STATE]. Image tokens
-        [n, TOKENS, n_embd]."""
-        cells = self.cells(states.reshape(-1, CELLS, 2 * STATE))
-        return torch.cat([self.seen(seen), self.own(own), self.colours(colours), cells], 1)
-
-
-def align(connector: Connector, states: Tensor, targets: Tensor, steps: int = 2500, batch: int = 96) -> float:
-    """The cells learn to give the mean embedding of what is drawn there. states [n, PATCHES, STATE] (any float), targets
-    [n, CELLS, n_embd], nought where there is nothing. Returns the share of the targets' variance that is explained."""
-    optimiser = torch.optim.AdamW(connector.cells.parameters(), 2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    scale, explained = targets.float().square().mean(), 0.0
-    for _ in range(steps):
-        rows = torch.randint(len(states), (batch,))
-        with torch.autocast("cpu", torch.bfloat16):
-            made = connector.cells(states[rows].float().reshape(-1, CELLS, 2 * STATE))
-        loss = (made.float() - targets[rows].float()).square().mean() / scale
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        explained = 0.99 * explained + 0.01 * (1 - loss.item())
-    return explained
+    def forward(self, seen: Tensor, own: Tensor, colours: Tensor, found: Found) -> Tensor:
+        """seen [n, classes], own [n, kinds], colours [n, colours]: probabilities. Image tokens [n, TOKENS, n_embd]."""
+        return torch.cat([self.seen(seen), self.own(own), self.colours(colours), self.told(found)], 1)

@@ -72,7 +72,7 @@ def gather(pictures: Pictures, part: str, most: int, folder: Path | None) -> lis
         shown.append(("classes alone", pictures.of_class(number, asked, Random(number), noise)))
     if folder:
         places = {synset: place for place, synset in enumerate((BUILD / "imagenet_synsets.txt").read_text().split())}
-        session, files = eyes.open_session(2), sorted(folder.glob("n*_*"))
+        session, files = eyes.open_session(eyes.Eyes(), ("mean", "states"), 2), sorted(folder.glob("n*_*"))
         for path in Random("photos").sample(files, min(most, len(files))):
             thing = pictures.things[places[path.name.partition("_")[0]]]
             with Image.open(path) as image:
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder of photos")
     arguments = parser.parse_args()
     keep_freed_memory()
-    learner = Learner()
+    learner = Learner.new()
     pictures, packer = Pictures(learner), Packer(learner.tokenizer, TOKENS)
     published = perplexity(learner)
     restore(learner)

@@ -121,7 +121,7 @@ def drawn(name: str) -> Iterator[View]:
 
 def keep(name: str, views: Iterator[View]) -> None:
     """Looks at every picture; what is known of them is written last: a name that has it is complete."""
-    session, about, found = eyes.open_session(), [], []
+    session, about, found = eyes.open_session(eyes.Eyes(), ("mean", "states")), [], []
     while batch := list(islice(views, BATCH)):
         about += [known for _, known in batch]
         found.append(eyes.look(session, [picture for picture, _ in batch]))

@@ -30,8 +30,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from recipes.base import asking, eyes, grid, language, lexicon, lora
 from recipes.base.asking import Asked
-from recipes.base.connector import CELLS, TOKENS, Connector, align, named, vectors_of
-from recipes.base.heads import Colours, Own
+from recipes.base.connector import TOKENS, Connector, Told, named, vectors_of
+from recipes.base.finder import Finder, Found
+from recipes.base.heads import Colours, Own, unseen
 from recipes.base.packing import IGNORE, Packed, Packer
 from recipes.base.sights import BUILD, DRAWN, SHOPS, Sights
 from recipes.mini import questions, scenes, train
@@ -55,29 +56,41 @@ TEXT, PLAIN = 96, 4  # tokens of plain text, every so many steps
 HELD = 250  # pictures of each drawn set that are only looked at
 
 
+@dataclass
 class Learner:
-    """What learns, as it begins: the LM off its grid with adapters, and the connector; with what the eyes tell them."""
+    """What learns, and what tells it: published networks, heads, finder."""
 
-    def __init__(self) -> None:
-        self.published()
-        self.own, self.colours = Own.load(), Colours.load()
-        self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-        embeddings = self.lm.model.embed_tokens.weight.detach()
+    lm: LlamaForCausalLM  # off its grid, with adapters
+    tokenizer: PreTrainedTokenizerFast
+    fc: torch.nn.Module  # the published head, 1,000 classes
+    own: Own
+    colours: Colours
+    finder: Finder
+    connector: Connector
+
+    @staticmethod
+    def new() -> Learner:
+        """As it begins."""
+        lm, tokenizer, fc = published()
+        own, colours = Own.load(), Colours.load()
+        things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
+        embeddings = lm.model.embed_tokens.weight.detach()
         coarse = {one["kind"]: one["thing"]["name"] for name in SHOPS for one in Sights.known(name)}
-        own = [(coarse.get(kind, kind), kind) for kind in self.own.kinds]
-        self.connector = Connector(
-            named([(thing.name, thing.narrow) for thing in self.things], embeddings, self.tokenizer),
-            named(own, embeddings, self.tokenizer),
-            torch.stack([vectors_of(colour, embeddings, self.tokenizer, 1) for colour in self.colours.kinds]),
+        connector = Connector(
+            named([(thing.name, thing.narrow) for thing in things], embeddings, tokenizer),
+            named([(coarse.get(kind, kind), kind) for kind in own.kinds], embeddings, tokenizer),
+            torch.stack([vectors_of(colour, embeddings, tokenizer, 1) for colour in colours.kinds]),
+            Told(embeddings, tokenizer),
         )
+        return Learner(lm, tokenizer, fc, own, colours, Finder.load(), connector)
 
-    def published(self) -> None:
-        """What others taught."""
-        lm, self.tokenizer = language.published()
-        torch.manual_seed(0)
-        lm.config._attn_implementation = "eager"  # a quarter faster here: short rows, a mask of their own
-        self.lm = lora.adapt(language.leave_grid(lm))
-        self.fc = eyes.published()._fc
+
+def published() -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, torch.nn.Module]:
+    """What others taught: LM and tokenizer, and the head of ImageNet's classes. The LM gets its adapters, which are nought."""
+    lm, tokenizer = language.published()
+    torch.manual_seed(0)
+    lm.config._attn_implementation = "eager"  # a quarter faster here: short rows, a mask of their own
+    return lora.adapt(language.leave_grid(lm)), tokenizer, eyes.published()._fc
 
 
 @dataclass(frozen=True)
@@ -87,7 +100,7 @@ class Shown:
     seen: Tensor  # [classes]
     own: Tensor  # [kinds]
     colours: Tensor  # [colours]
-    states: Tensor  # [PATCHES, STATE]
+    found: Found  # of one picture
     asked: list[Asked]
 
 
@@ -95,10 +108,13 @@ class Pictures:
     """Draws pictures to learn from."""
 
     def __init__(self, learner: Learner) -> None:
-        self.things, self.own, self.fc, self.colours = learner.things, learner.own, learner.fc, learner.colours
+        self.own, self.fc, self.colours, self.finder = learner.own, learner.fc, learner.colours, learner.finder
+        self.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
         weights = normalize(self.fc.weight, dim=1)
         self.alike = (weights @ weights.T).detach().numpy()  # [classes, classes], cosines
         self.sights = {name: Sights.load(name) for name in (*SHOPS, "other", *DRAWN)}
+        self.found = {name: self.finder.found(seen.states) for name, seen in self.sights.items()}
+        self.unseen = {name: unseen(name) for name in SHOPS}
         self.training = {name: self.sights[name].of("train") for name in self.sights}
         for name in DRAWN:
             self.training[name] = self.training[name][:-HELD]
@@ -121,19 +137,32 @@ class Pictures:
         own *= (1 - share) / max(own.sum(), 1e-9)
         own[-1] = 1 - own.sum()
         place = rng.choice((*SHOPS, "other", "other"))
-        states = self.states(place, rng.choice(self.training[place]))
-        colours = self.colours(states)[0]
-        return Shown(self.classes(number, noise), torch.from_numpy(own.astype(np.float32)), colours, states, asked)
+        row = rng.choice(self.training[place])
+        colours = self.colours(self.states(place, row))[0]
+        own_ = torch.from_numpy(own.astype(np.float32))
+        return Shown(self.classes(number, noise), own_, colours, self.found[place].row(row), asked)
 
     def states(self, name: str, number: int) -> Tensor:
         return torch.from_numpy(self.sights[name].states[number].astype(np.float32))
 
     def look(self, name: str, number: int, asked: list[Asked]) -> Shown:
-        return self.photo(torch.from_numpy(self.sights[name].mean[number].astype(np.float32)), self.states(name, number), asked)
+        """A picture that the eyes have seen; photos that taught our own head as heads saw them that they did not teach."""
+        mean = torch.from_numpy(self.sights[name].mean[number].astype(np.float32))
+        own = self.own(mean)
+        if name in SHOPS and self.sights[name].about[number]["part"] == "train":
+            own = self.unseen[name][number]
+        return Shown(
+            self.fc(mean).softmax(-1).detach(),
+            own,
+            self.colours(self.states(name, number))[0],
+            self.found[name].row(number),
+            asked,
+        )
 
     def photo(self, mean: Tensor, states: Tensor, asked: list[Asked]) -> Shown:
         """A picture by its mean features [WIDTH] and states."""
-        return Shown(self.fc(mean).softmax(-1).detach(), self.own(mean), self.colours(states)[0], states, asked)
+        found = self.finder.found(states[None].numpy()).row(0)
+        return Shown(self.fc(mean).softmax(-1).detach(), self.own(mean), self.colours(states)[0], found, asked)
 
     def draw(self, rng: Random, noise: np.random.Generator) -> Shown:
         name = rng.choices(list(MIX), list(MIX.values()))[0]
@@ -197,20 +226,8 @@ def loss_of(lm: LlamaForCausalLM, packed: Packed, image: Tensor) -> Tensor:
 
 
 def image_tokens(connector: Connector, shown: Sequence[Shown]) -> Tensor:
-    return connector(*(torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "colours", "states")))
-
-
-def drawn_there(pictures: Pictures, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """States of drawn scenes, and for each of their cells the mean embedding of what is drawn there."""
-    names = torch.stack([torch.zeros(embeddings.shape[1])] + [vectors_of(n, embeddings, tokenizer, 1)[0] for n in scenes.SEEN])
-    states, targets = [], []
-    for name in ("things", "shapes", "writing"):
-        numbers = pictures.training[name]
-        labels = torch.tensor([pictures.sights[name].about[n]["labels"] for n in numbers]).reshape(len(numbers), CELLS, -1)
-        counts = (labels > 0).sum(-1, keepdim=True).clamp_min(1)
-        targets.append((sum(names[labels[..., i]] for i in range(labels.shape[-1])) / counts).half())
-        states.append(torch.from_numpy(pictures.sights[name].states[numbers]))
-    return torch.cat(states), torch.cat(targets)
+    seen, own, colours = (torch.stack([getattr(one, name) for one in shown]) for name in ("seen", "own", "colours"))
+    return connector(seen, own, colours, Found.stack([one.found for one in shown]))
 
 
 def main() -> None:
@@ -220,16 +237,13 @@ def main() -> None:
     parser.add_argument("--go-on", action="store_true", help="from what is kept in the repository (learned.safetensors)")
     arguments = parser.parse_args()
     keep_freed_memory()
-    learner, steps = going_on() if arguments.go_on else (Learner(), 0)
+    learner, steps = kept_learner() if arguments.go_on else (Learner.new(), 0)
     lm, connector, pictures = learner.lm, learner.connector, Pictures(learner)
     learning = [parameter for parameter in lm.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(
         [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
     step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (steps, 0.0)
-    if not step:
-        embeddings = lm.model.embed_tokens.weight.detach()
-        print(f"aligned: {align(connector, *drawn_there(pictures, embeddings, learner.tokenizer)):.3f}", flush=True)
     packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * arguments.minutes
     text = torch.tensor(learner.tokenizer(prose(False)).input_ids)
     rounded, began = partial(grid.rounded, type_=TYPE), time.monotonic()
@@ -263,13 +277,11 @@ def main() -> None:
     keep(learner, optimiser, step, before + time.monotonic() - began)
 
 
-def going_on() -> tuple[Learner, int]:
+def kept_learner() -> tuple[Learner, int]:
     """What is kept, and after how many steps."""
     from recipes.base import kept  # which needs what stands here
 
-    learner, steps = kept.read()
-    learner.things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    return learner, steps
+    return kept.read()
 
 
 def learned(lm: LlamaForCausalLM) -> dict[str, Tensor]:

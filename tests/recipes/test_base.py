@@ -12,9 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from converters import ggml
 from converters.files import writer
-from recipes.base import asking, bundle, language, lora, photos
+from recipes.base import asking, bundle, connector, drawings, finder, heads, kept, language, lora, photos
+from recipes.base.finder import Found
 from recipes.base.lexicon import Thing
 from recipes.base.packing import IGNORE, Packer
+from recipes.base.sights import Sights
+from recipes.mini.scenes import LABEL, Item, Scene
 from tests.conftest import CHECKPOINT
 
 IDS = torch.arange(24).view(2, 12) * 7 % 96
@@ -46,7 +49,7 @@ def logits(lm: LlamaForCausalLM) -> torch.Tensor:
     return lm(IDS).logits
 
 
-def kept(matrix: torch.Tensor, kind: str = "q4_1") -> float:
+def kept_share(matrix: torch.Tensor, kind: str = "q4_1") -> float:
     """Which share of a small change is still there after rounding."""
     change = 0.02 * matrix.std() * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(1))
     moved = rounded(matrix + change, kind) - rounded(matrix, kind)
@@ -60,10 +63,10 @@ def test_leaving_the_grid_changes_no_logit_and_keeps_the_embedding(lm: LlamaForC
     assert (logits(lm) - before).abs().max() < 1e-4 * (before.max() - before.min())
     assert torch.equal(lm.model.embed_tokens.weight, embedding) and lm.lm_head.weight is lm.model.embed_tokens.weight
     for layer, matrix in zip(lm.model.layers, matrices, strict=True):
-        assert kept(matrix) < 0.3, "rounding to the grid that they came from erases a small change"
+        assert kept_share(matrix) < 0.3, "rounding to the grid that they came from erases a small change"
         attention, mlp = layer.self_attn, layer.mlp
         for linear in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.down_proj):
-            assert 0.7 < kept(linear.weight.detach()) < 1.3
+            assert 0.7 < kept_share(linear.weight.detach()) < 1.3
 
 
 def test_adapters_begin_with_nothing_and_vanish_into_the_weights(lm: LlamaForCausalLM) -> None:
@@ -133,10 +136,10 @@ def test_what_is_asked_of_a_thing_is_true(thing: Thing) -> None:
 
 
 def test_no_wording_of_a_test_is_trained_on() -> None:
-    pools = [pool for pool in vars(asking).values() if isinstance(pool, dict) and set(pool) == {"train", "test"}]
-    assert len(pools) > 10
-    for pool in pools:
+    assert len(asking.WORDINGS) > 10
+    for pool in asking.WORDINGS.values():
         assert pool["test"] and not set(pool["train"]) & set(pool["test"])
+        assert all(len(set(words)) == len(words) and "" not in words for words in pool.values())
 
 
 @pytest.mark.parametrize(
@@ -170,3 +173,91 @@ def test_eight_bits_keep_the_weights_and_the_graph() -> None:
     made = onnxruntime.InferenceSession(small.SerializeToString()).run(None, {"x": x})[0]
     assert np.abs(made - x @ weight).max() < 0.02 * np.abs(x @ weight).max()
     onnx.checker.check_model(small)
+
+
+def test_the_finder_s_layers_are_those_of_the_mini_s_lm(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoTokenizer, Idefics3ForConditionalGeneration
+
+    from recipes.mini import model as mini
+    from recipes.mini.packing import PREFIX
+
+    monkeypatch.setattr(finder, "NEURONS", 768)  # all of them
+    own = finder.Finder().eval()
+    theirs = Idefics3ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(CHECKPOINT).encode(PREFIX, add_special_tokens=False)])
+    states = torch.randn(1, 64, 256, generator=torch.Generator().manual_seed(0))
+    places = torch.arange(ids.shape[1])[None]
+    with torch.inference_mode():
+        expected = mini.hidden(theirs, states, ids, places, mini.packed_mask(torch.zeros_like(ids)).float())
+        x = own.begin(states)
+        for layer in own.layers:
+            x = layer(x, own.mask)
+        made = theirs.model.text_model.norm(x[:, : ids.shape[1]])
+    assert (made - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def found(*objects: tuple[str, float, float, float]) -> Found:
+    """Names with x, y and side."""
+    missing = drawings.MOST - len(objects)
+    labels = torch.tensor([[LABEL[name] for name, *_ in objects] + [0] * missing])
+    places = torch.tensor([[list(place) for _, *place in objects] + [[0.5, 0.5, 0.1]] * missing])
+    return Found(labels, torch.ones(labels.shape), torch.zeros_like(labels), places)
+
+
+THREE = found(("dog", 0.3, 0.9, 0.3), ("apple", 0.5, 0.5, 0.2), ("dog", 0.9, 0.3, 0.4))
+
+
+def test_rows_of_what_was_found_are_in_order() -> None:
+    thing = THREE.labels > 0
+    down, sizes = (connector.ordered(THREE.labels, thing, key)[0].tolist() for key in (THREE.places[..., 1], -THREE.places[..., 2]))
+    dog, apple = LABEL["dog"], LABEL["apple"]
+    assert down == [dog, apple, dog, 0, 0] and sizes == [dog, dog, apple, 0, 0]
+    assert connector.alike_of(THREE.labels, thing)[0].tolist() == [2, 1, 2, 0, 0, 0]
+    assert connector.after_of(thing)[0].tolist() == [3, 2, 1, 0, 0, 0]
+    assert connector.part_of(THREE.places)[0].tolist()[:3] == [4, 5, 2]
+
+
+def test_what_is_found_is_told_in_the_lm_s_words() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    embeddings = torch.randn(len(tokenizer), 32, generator=torch.Generator().manual_seed(0))
+    told = connector.Told(embeddings, tokenizer)
+    with torch.inference_mode():
+        said = told(THREE)[0]
+        nothing = told(found())[0]
+    assert said.shape == (connector.TOLD, 32) and not nothing[: connector.NAME].any()
+    apple = connector.vectors_of("apple", embeddings, tokenizer, connector.NAME)
+    each = connector.NAME + 2
+    assert torch.allclose(said[each : each + connector.NAME], apple)
+    digit = embeddings[tokenizer("3", add_special_tokens=False).input_ids[-1]]
+    assert torch.allclose(said[-1], digit), "three things"
+
+
+def test_objects_stand_from_left_to_right_and_letters_in_their_order() -> None:
+    items = (Item("dog", 90, 20, 30, "brown"), Item("apple", 20, 60, 30, "red"))
+    labels, colours, places = drawings.objects_of(Scene("things", items))
+    assert labels == [LABEL["apple"], LABEL["dog"], 0, 0, 0, 0] and places[0] == [20 / 128, 60 / 128, 30 / 128]
+    assert colours[0] == 1 + drawings.scenes.COLOURS.index("red")
+    labels, _, _ = drawings.objects_of(Scene("writing", (Item("price", 9, 9, 60),), "$4.50"))
+    assert labels == [*(LABEL[character] for character in "$4.50"), 0]
+
+
+def test_views_of_a_photo_are_left_out_together() -> None:
+    rng = np.random.default_rng(0)
+    about = [{"part": "train", "kind": "kiwi", "photo": number // 4} for number in range(48)]
+    seen = Sights(rng.normal(size=(48, 8)).astype(np.float16), np.zeros((48, 1, 1)), about)
+    for name in ("grocery", "clothing"):
+        made = heads.folds(name, seen).reshape(12, 4)
+        assert (made == made[:, :1]).all() and len(set(made[:, 0])) == heads.FOLDS
+
+
+def test_what_is_kept_in_eight_bits_is_what_was_learned() -> None:
+    values = {"large": torch.randn(80, 64, generator=torch.Generator().manual_seed(0)), "small": torch.randn(5)}
+    stored = kept.coded(values)
+    assert stored["large"].dtype == torch.int8
+    back = kept.decoded(stored)
+    assert set(back) == set(values) and torch.equal(back["small"], values["small"])
+    assert ((back["large"] - values["large"]).abs() <= values["large"].abs().amax(1, keepdim=True) / 254 + 1e-6).all()
+    again = kept.decoded(kept.coded(back))
+    assert torch.allclose(again["large"], back["large"]), "to be kept once more changes nothing"
