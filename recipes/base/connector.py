@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from recipes.base.drawings import MOST
-from recipes.base.finder import Found
+from recipes.base.finder import FIRST_CHARACTER, Found, ranks
 from recipes.mini import nouns, scenes
 
 SEEN, OWN, COLOURS = 4, 3, 2  # likeliest classes, own kinds, colours
@@ -112,9 +112,6 @@ class Told(nn.Module):
         return torch.cat([objects, *rows], 1)
 
 
-FIRST_CHARACTER = scenes.LABEL[scenes.CHARACTERS[0]]
-
-
 def labelled() -> tuple[tuple[str, ...], list[str], list[int]]:
     """Names of the labels from 1 on, kinds, and which kind each label is, from 1 on."""
     kinds = [*nouns.KINDS, "face", "shape"]
@@ -151,8 +148,7 @@ MIDDLE = 20 / scenes.SIZE  # the recipe's questions leave 14 to 26 pixels out
 
 def ordered(labels: Tensor, thing: Tensor, key: Tensor) -> Tensor:
     """The labels of things by key, the least first, then 0: [n, THINGS]."""
-    key = torch.where(thing, key, 9 + torch.arange(MOST))  # what is none comes last, and no two are equal
-    place = (key[:, :, None] > key[:, None]).long().sum(2)
+    place = ranks(torch.where(thing, key, 9.0))  # what is none comes last
     here = place[:, :, None] == torch.arange(THINGS)
     return ((labels * thing)[:, :, None] * here).sum(1)
 

@@ -40,6 +40,9 @@ class Objects:
     colours: np.ndarray  # int [n, MOST]: 1 + number in scenes.COLOURS
     places: np.ndarray  # float [n, MOST, 3]: x, y of the middle and the larger side, in sides of the picture; NaN: not told
 
+    def of(self, rows: np.ndarray | slice) -> Objects:
+        return Objects(self.labels[rows], self.colours[rows], self.places[rows])
+
 
 def objects_of(scene: Scene) -> tuple[list[int], list[int], list[list[float]]]:
     """One row of `Objects`."""

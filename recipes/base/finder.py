@@ -3,8 +3,9 @@
     python -m recipes.base.finder --minutes 20    # after recipes.base.drawings and recipes.base.sights of the shops
 
 Its layers begin as the first of the mini's LM, which has learned to read these very states from 700,000 pictures; in place of
-a question come `MOST` queries, which see the picture and each other, and each names one object (as in DETR, Carion et al.,
-ECCV 2020, but in a fixed order, so that nothing need be matched).
+a question come `MOST` queries, which see the picture and each other, and each names one object, or none. Which query learns which
+object is matched, cheapest first, as in DETR (Carion et al., ECCV 2020, section 3.1): an order from left to right would be in
+doubt where two stand one above the other. Letters have their order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, Idefics3ForConditionalGeneration
@@ -31,8 +33,10 @@ from recipes.mini.packing import PREFIX
 
 PATH = BUILD / "finder.pt"
 NEURONS = 384  # of each layer's 768, those with the longest weights: the bundle stays small
+LOOKS, LOOK, HEAD = (0, 2), 96, 32  # layers before which queries look at the patches; width, and of a head
 BATCH, RATE, NEW_RATE, WARM = 256, 5e-4, 2e-3, 100
 HELD = 4  # chunks of drawings that are only looked at
+FIRST_SHAPE = scenes.LABEL[scenes.SHAPES[0]]
 NAMES, COLOURS = 1 + len(scenes.SEEN), 1 + len(scenes.COLOURS)
 SIDE = math.isqrt(PATCHES)
 
@@ -84,6 +88,29 @@ class Layer(nn.Module):
         return x * self.cosines + torch.cat([-second, first], -1) * self.sines
 
 
+class Look(nn.Module):
+    """Queries look at the patches themselves, of which the mini's connector keeps a quarter: cross-attention, at first without
+    effect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.q = nn.LayerNorm(STATE), nn.Linear(STATE, LOOK)
+        self.seen, self.k, self.v = nn.LayerNorm(STATE), nn.Linear(STATE, LOOK), nn.Linear(STATE, LOOK)
+        self.where = nn.Parameter(0.02 * torch.randn(PATCHES, LOOK))
+        self.o = nn.Linear(LOOK, STATE)
+        nn.init.zeros_(self.o.weight)
+
+    def forward(self, queries: Tensor, states: Tensor) -> Tensor:
+        """queries [n, MOST, STATE], states [n, PATCHES, STATE]."""
+        seen = self.seen(states)
+        q, k, v = (
+            one.unflatten(2, (LOOK // HEAD, HEAD)).transpose(1, 2)
+            for one in (self.q(self.norm(queries)), self.k(seen) + self.where, self.v(seen))
+        )
+        weights = (q @ k.transpose(2, 3) * HEAD**-0.5).softmax(-1)
+        return queries + self.o((weights @ v).transpose(1, 2).flatten(2))
+
+
 def pruned(mlp: nn.Module) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     """gate, up and down of the `NEURONS` neurons whose three weights have the largest product of lengths."""
     gate, up, down = (part.weight.detach() for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
@@ -112,6 +139,34 @@ class Found:
         return Found(*(torch.stack([getattr(row, field.name) for row in rows]) for field in fields(Found)))
 
 
+def in_order(found: Found) -> Found:
+    """Things by x, letters as they stand, then what is none."""
+    numbers = torch.arange(MOST)
+    there = found.labels > 0
+    written = there & (found.labels >= FIRST_CHARACTER)
+    key = torch.where(written, numbers / MOST, found.places[..., 0])
+    key = torch.where(there, key, 9.0 + numbers)
+    place = ranks(key)
+    here = (place[:, None] == numbers[:, None]).float()  # [n, to, from]
+
+    def moved(values: Tensor) -> Tensor:
+        return (here @ values.float()[..., None])[..., 0]
+
+    places = here @ found.places
+    return Found(moved(found.labels).round().long(), moved(found.sure), moved(found.colours).round().long(), places)
+
+
+def ranks(key: Tensor) -> Tensor:
+    """Of each value of a row [n, m], how many come before it: the smaller ones, and of equal ones those to the left."""
+    numbers = torch.arange(key.shape[1])
+    later = key[:, :, None] - key[:, None]
+    tied = (later == 0) & (numbers[:, None] > numbers)
+    return ((later > 0) | tied).long().sum(2)
+
+
+FIRST_CHARACTER = scenes.LABEL[scenes.CHARACTERS[0]]
+
+
 class Finder(nn.Module):
     """Patch states [n, PATCHES, STATE] -> logits of labels [n, MOST, NAMES], of colours [n, MOST, COLOURS], places."""
 
@@ -131,6 +186,7 @@ class Finder(nn.Module):
         turns = torch.cat([angles, angles], -1)
         layers = model.model.text_model.layers
         self.layers = nn.ModuleList(Layer(layer, turns.cos(), turns.sin()) for layer in layers)
+        self.looks = nn.ModuleDict({str(place): Look() for place in LOOKS})
         self.norm = Norm(torch.ones(STATE), 1e-5)
         self.label, self.colour, self.place = (nn.Linear(STATE, size) for size in (NAMES, COLOURS, 3))
         mask = torch.full((places, places), -1e4).triu(1)
@@ -139,7 +195,9 @@ class Finder(nn.Module):
 
     def forward(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.begin(states)
-        for layer in self.layers:
+        for place, layer in enumerate(self.layers):
+            if place in LOOKS:
+                x = torch.cat([x[:, :-MOST], self.looks[str(place)](x[:, -MOST:], states)], 1)
             x = layer(x, self.mask)
         x = self.norm(x[:, -MOST:])
         return self.label(x), self.colour(x), self.place(x)
@@ -155,9 +213,10 @@ class Finder(nn.Module):
         return torch.cat([before, image.to(before.dtype), after, queries], 1)
 
     def find(self, states: Tensor) -> Found:
+        """In order: things from left to right, letters as they are read."""
         labels, colours, places = self(states)
         sure, best = labels.softmax(-1).max(-1)
-        return Found(best, sure, colours.argmax(-1), places)
+        return in_order(Found(best, sure, colours.argmax(-1), places))
 
     @torch.inference_mode()
     def found(self, states: np.ndarray) -> Found:
@@ -172,28 +231,48 @@ class Finder(nn.Module):
         return finder.eval().requires_grad_(False)
 
 
-def loss_of(made: tuple[Tensor, Tensor, Tensor], objects: Objects, rows: np.ndarray) -> Tensor:
-    labels, colours, places = (torch.from_numpy(values[rows]) for values in (objects.labels, objects.colours, objects.places))
-    named, coloured, placed = (one.float() for one in made)
+def matched(made: tuple[Tensor, Tensor, Tensor], objects: Objects) -> np.ndarray:
+    """Which object each query learns, the cheapest way: [n, MOST]; where there is a text, in order."""
+    with torch.no_grad():
+        named = made[0].log_softmax(-1)
+        labels = torch.from_numpy(objects.labels)
+        cost = -named.gather(2, labels[:, None].expand(-1, MOST, -1))  # [n, query, object]
+        places = torch.from_numpy(objects.places).float()[:, None]
+        cost = (cost + 8 * (made[2][:, :, None] - places).abs().sum(-1).nan_to_num(0)).numpy()
+    order = np.tile(np.arange(MOST), (len(cost), 1))
+    for row in np.flatnonzero(objects.labels[:, 0] < FIRST_CHARACTER):
+        order[row] = linear_sum_assignment(cost[row])[1]
+    return order
+
+
+def loss_of(made: tuple[Tensor, Tensor, Tensor], objects: Objects) -> Tensor:
+    made = (made[0].float(), made[1].float(), made[2].float())
+    order = matched(made, objects)
+    labels, colours = (
+        torch.from_numpy(np.take_along_axis(own, order, 1)) for own in (objects.labels, objects.colours)
+    )  # fmt: skip
+    places = torch.from_numpy(np.take_along_axis(objects.places, order[..., None], 1)).float()
+    named, coloured, placed = made
     loss = functional.cross_entropy(named.flatten(0, 1), labels.flatten())
     thing = (labels > 0) & (colours != UNKNOWN)
     loss = loss + 0.5 * functional.cross_entropy(coloured[thing], colours[thing])
     told = ~places[..., 0].isnan()
-    return loss + 4 * functional.smooth_l1_loss(placed[told], places[told].float(), beta=0.05)
+    return loss + 4 * functional.smooth_l1_loss(placed[told], places[told], beta=0.05)
 
 
 def report(finder: Finder, states: np.ndarray, objects: Objects) -> str:
     found = finder.found(states)
     labels, colours, places = found.labels.numpy(), found.colours.numpy(), found.places.numpy()
-    same = labels == objects.labels
     first = objects.labels[:, 0]
-    character = first > scenes.LABEL[scenes.CHARACTERS[0]] - 1
-    shape = ~character & (first >= scenes.LABEL[scenes.SHAPES[0]])
+    sorts = {"things": (first > 0) & (first < FIRST_SHAPE), "shapes": (first >= FIRST_SHAPE) & (first < FIRST_CHARACTER)}
     lines = []
-    for name, rows in (("things", ~character & ~shape & (first > 0)), ("shapes", shape), ("writing", character)):
-        alike = (np.count_nonzero(labels[rows], 1) == np.count_nonzero(objects.labels[rows], 1)).mean()
-        text = f"{name}: all right {same[rows].all(1).mean():.1%}, how many {alike:.1%}, names {same[rows][objects.labels[rows] > 0].mean():.1%}"
-        told = ~np.isnan(objects.places[rows]).any(-1)
+    for name, rows in (*sorts.items(), ("writing", first >= FIRST_CHARACTER)):
+        said, true = labels[rows], objects.labels[rows]
+        alike = (np.count_nonzero(said, 1) == np.count_nonzero(true, 1)).mean()
+        ordered = (said == true).all(1)
+        right = (np.sort(said) == np.sort(true)).all(1)
+        text = f"{name}: all right {right.mean():.1%}, in order too {ordered.mean():.1%}, how many {alike:.1%}"
+        told = ~np.isnan(objects.places[rows]).any(-1) & ordered[:, None]
         if told.any():
             off = np.abs(places[rows] - objects.places[rows])[told].mean(0)
             hue = (colours[rows] == objects.colours[rows])[told].mean()
@@ -222,12 +301,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--steps", type=int, help="stop here, for trials")
+    parser.add_argument("--go-on", action="store_true", help="from the finder that is there")
     arguments = parser.parse_args()
     keep_freed_memory()
     states, objects, training = gather()
     torch.manual_seed(0)
-    finder, rng = Finder(), np.random.default_rng(0)
-    new = [finder.queries, *(p for part in (finder.label, finder.colour, finder.place, finder.norm) for p in part.parameters())]
+    finder, rng = Finder(), np.random.default_rng(int(arguments.go_on))
+    if arguments.go_on:
+        print(finder.load_state_dict(torch.load(PATH)["finder"], strict=False))
+    new = [finder.queries, *(p for part in (finder.label, finder.colour, finder.place, finder.norm, finder.looks) for p in part.parameters())]
     old = [p for p in finder.parameters() if all(p is not one for one in new)]
     groups = [{"params": old, "lr": RATE}, {"params": new, "lr": NEW_RATE}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
@@ -240,7 +322,7 @@ def main() -> None:
         rows = rng.integers(0, training, BATCH)
         with torch.autocast("cpu", torch.bfloat16):
             made = finder(torch.from_numpy(states[rows]).float())
-        loss = loss_of(made, objects, rows)
+        loss = loss_of(made, objects.of(rows))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(finder.parameters(), 1.0)
@@ -249,9 +331,8 @@ def main() -> None:
         losses.append(loss.item())
         if step % 100 == 0:
             held = slice(training, training + (1000 if step % 500 else None or len(states)))
-            own = Objects(objects.labels[held], objects.colours[held], objects.places[held])
-            print(f"step {step}, {spent * arguments.minutes:.1f} minutes, loss {np.mean(losses[-100:]):.3f}; "
-                  f"{report(finder, states[held], own)}", flush=True)  # fmt: skip
+            said = report(finder, states[held], objects.of(held))
+            print(f"step {step}, {spent * arguments.minutes:.1f} minutes, loss {np.mean(losses[-100:]):.3f}; {said}", flush=True)
     torch.save({"finder": finder.state_dict(), "steps": step}, PATH)
 
 

@@ -41,16 +41,16 @@ from recipes.mini.model import keep_freed_memory
 CHECKPOINT = BUILD / "learned.pt"
 TYPE = "iq4_nl"
 MIX = {
-    "classes": 0.32,
-    "grocery": 0.2,
-    "clothing": 0.07,
-    "things": 0.16,
-    "writing": 0.06,
-    "shapes": 0.09,
-    "easy": 0.04,
-    "photos": 0.06,
+    "classes": 0.19,
+    "grocery": 0.15,
+    "clothing": 0.09,
+    "things": 0.24,
+    "writing": 0.08,
+    "shapes": 0.13,
+    "easy": 0.03,
+    "photos": 0.09,
 }
-PICTURES, QUESTIONS = 16, 6  # a step, a picture
+PICTURES, QUESTIONS = 14, 8  # a step, a picture
 RATE, CONNECTOR_RATE, WARM, SETTLED = 6e-4, 1e-3, 30, 75
 TEXT, PLAIN = 96, 4  # tokens of plain text, every so many steps
 HELD = 250  # pictures of each drawn set that are only looked at
