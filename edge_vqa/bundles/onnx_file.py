@@ -20,10 +20,18 @@ TOWER = frozenset(
     "Add Cast Concat Cos Div Expand Gelu Identity LayerNormalization MatMul Mul Range Reshape Shape Sin Slice Squeeze Transpose"
     " Unsqueeze DynamicQuantizeMatMul FastGelu MultiHeadAttention QuickGelu RotaryEmbedding"
     " AveragePool Clip Conv DequantizeLinear Erf Gather Gemm ReduceMean Softmax Sqrt Sub Tanh TopK"
-    " Abs And ArgMax Equal Greater Less Max Neg ReduceMax ReduceSum Sigmoid Where".split()
+    " Abs And ArgMax Equal Greater GreaterOrEqual Less Max Neg Or ReduceMax ReduceSum Round Sigmoid Where".split()
 )
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 10: 2}  # TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, float16
+ITEM = {
+    1: 4,
+    2: 1,
+    3: 1,
+    6: 4,
+    7: 8,
+    9: 1,
+    10: 2,
+}  # TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, bool, float16
 MOST_NODES, MOST_WIDTH = 20_000, 1 << 20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

@@ -2,8 +2,8 @@
 
     python -m recipes.base.drawings --minutes 15    # after recipes.mini.data; more may be added by a later call
 
-As the mini's recipe draws them, of its training splits, from seeds that nothing else uses; photos of the two shops are among
-them, on which there is nothing to be found. 260 a second on two cores, in files of `CHUNK`.
+As the mini's recipe draws them, of its training splits, from seeds that nothing else uses. 100 to 150 a second on two cores, in
+files of `CHUNK`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m recipes.base.finder --minutes 20    # after recipes.base.drawings and recipes.base.sights of the shops
 
-Its layers begin as the first of the mini's LM, which has learned to read these very states from 700,000 pictures; in place of
-a question come `MOST` queries, which see the picture and each other, and each names one object, or none. Which query learns which
-object is matched, cheapest first, as in DETR (Carion et al., ECCV 2020, section 3.1): an order from left to right would be in
-doubt where two stand one above the other. Letters have their order.
+Its layers begin as those of the mini's LM, which has learned to read these very states from 700,000 pictures. In place of a
+question come `MOST` queries, which see the picture and each other, and each names one object, or none. Which query learns
+which object is matched, cheapest first, as in DETR (Carion et al., ECCV 2020, section 3.1): an order from left to right would
+be in doubt where two stand one above the other. Letters have their order.
 """
 
 from __future__ import annotations
@@ -309,7 +309,10 @@ def main() -> None:
     finder, rng = Finder(), np.random.default_rng(int(arguments.go_on))
     if arguments.go_on:
         print(finder.load_state_dict(torch.load(PATH)["finder"], strict=False))
-    new = [finder.queries, *(p for part in (finder.label, finder.colour, finder.place, finder.norm, finder.looks) for p in part.parameters())]
+    new = [
+        finder.queries,
+        *(p for part in (finder.label, finder.colour, finder.place, finder.norm, finder.looks) for p in part.parameters()),
+    ]
     old = [p for p in finder.parameters() if all(p is not one for one in new)]
     groups = [{"params": old, "lr": RATE}, {"params": new, "lr": NEW_RATE}]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.05, betas=(0.9, 0.98))
@@ -332,7 +335,9 @@ def main() -> None:
         if step % 100 == 0:
             held = slice(training, training + (1000 if step % 500 else None or len(states)))
             said = report(finder, states[held], objects.of(held))
-            print(f"step {step}, {spent * arguments.minutes:.1f} minutes, loss {np.mean(losses[-100:]):.3f}; {said}", flush=True)
+            print(
+                f"step {step}, {spent * arguments.minutes:.1f} minutes, loss {np.mean(losses[-100:]):.3f}; {said}", flush=True
+            )
     torch.save({"finder": finder.state_dict(), "steps": step}, PATH)
 
 

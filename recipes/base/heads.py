@@ -104,9 +104,10 @@ def train(x: Tensor, y: Tensor, kinds: list[str], decay: float = DECAY, seed: in
 
 
 def folds(name: str, seen: Sights) -> np.ndarray:
-    """A fold for each picture that trains; all views of a photo share it. Clothes: every third photo. Groceries were taken in few
-    shops, neighbours on one shelf, and a head that knows a shelf knows all its photos (96 % right, when fifths of a kind in
-    their order are left out; 76 % in `dev`): of each kind, photos are parted by how they look, and a whole part is left out."""
+    """A fold for each picture that trains; all views of a photo share it. Clothes: every third photo. Groceries were taken in
+    few shops, neighbours on one shelf, and a head that knows a shelf knows all its photos: 96 % right when fifths of a kind in
+    their order are left out, 76 % in `dev`. So photos of a kind are parted by how they look, and a whole part is left out.
+    """
     made = np.zeros(len(seen.about), int)
     rows: dict[str, dict[int, list[int]]] = {}
     for number in seen.of("train"):
@@ -123,8 +124,8 @@ def folds(name: str, seen: Sights) -> np.ndarray:
 
 
 def without(sights: dict[str, Sights], kinds: list[str]) -> dict[str, np.ndarray]:
-    """For photos that train: what heads say of them that they did not teach [n, kinds]. As sure, and as often right, as the head
-    is of photos that nobody has seen: what the LM shall learn from."""
+    """For photos that train: what heads say that they did not teach [n, kinds], about as sure and as often right as the head is
+    of photos that nobody has seen: what the LM shall learn from."""
     said = {name: np.zeros((len(sights[name].about), len(kinds)), np.float32) for name in SHOPS}
     apart = {name: folds(name, sights[name]) for name in SHOPS}
     for fold in range(FOLDS):
@@ -146,10 +147,7 @@ def unseen(name: str) -> Tensor:
 def report(head: Own, name: str, seen: Sights, part: str, said: Tensor | None = None) -> str:
     """said: what others say of all pictures, in place of the head."""
     numbers = seen.of(part)
-    if said is None:
-        said = head(torch.from_numpy(seen.mean[numbers].astype(np.float32)))
-    else:
-        said = said[numbers]
+    said = head(torch.from_numpy(seen.mean[numbers].astype(np.float32))) if said is None else said[numbers]
     best = [head.kinds[n] for n in said.argmax(-1)]
     coarse = {one["kind"]: one["thing"]["name"] for one in seen.about}
     true = [seen.about[n]["kind"] for n in numbers]

@@ -73,9 +73,7 @@ def read() -> tuple[Learner, int]:
 
     lm, tokenizer, fc = published()
     assert not lm.load_state_dict(of("lm"), strict=False).unexpected_keys
-    own, colours = (
-        sort(of(name) | {"kinds": json.loads(told[name])}) for name, sort in (("own", Own), ("colours", Colours))
-    )
+    own, colours = (sort(of(name) | {"kinds": json.loads(told[name])}) for name, sort in (("own", Own), ("colours", Colours)))
     finder, values = Finder(), of("connector")
     finder.load_state_dict(of("finder"))
     connector = Connector(

@@ -209,7 +209,9 @@ THREE = found(("dog", 0.3, 0.9, 0.3), ("apple", 0.5, 0.5, 0.2), ("dog", 0.9, 0.3
 
 def test_rows_of_what_was_found_are_in_order() -> None:
     thing = THREE.labels > 0
-    down, sizes = (connector.ordered(THREE.labels, thing, key)[0].tolist() for key in (THREE.places[..., 1], -THREE.places[..., 2]))
+    down, sizes = (
+        connector.ordered(THREE.labels, thing, key)[0].tolist() for key in (THREE.places[..., 1], -THREE.places[..., 2])
+    )
     dog, apple = LABEL["dog"], LABEL["apple"]
     assert down == [dog, apple, dog, 0, 0] and sizes == [dog, dog, apple, 0, 0]
     assert connector.alike_of(THREE.labels, thing)[0].tolist() == [2, 1, 2, 0, 0, 0]
