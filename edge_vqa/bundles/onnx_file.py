@@ -135,7 +135,7 @@ def _graph(data: memoryview, operators: frozenset[str]) -> Graph:
 
 
 def _node(data: memoryview, operators: frozenset[str]) -> tuple[str, list[str], list[str]]:
-    kind, domain = "", ""
+    kind, domain, own = "", "", False
     inputs: list[str] = []
     outputs: list[str] = []
     for number, value in _fields(data):
@@ -148,11 +148,11 @@ def _node(data: memoryview, operators: frozenset[str]) -> tuple[str, list[str], 
         elif number == 7:
             domain = _text(value)
         elif number == 5:
-            for part, _ in _fields(_view(value)):
-                if part in (5, 6, 10, 11, 15, 22, 23):  # tensors, graphs, types
-                    raise ValueError(f"a {kind or 'node'} with a graph or tensor of its own")
+            own |= any(part in (5, 6, 10, 11, 15, 22, 23) for part, _ in _fields(_view(value)))  # tensors, graphs, types
     if kind not in operators or domain not in DOMAINS:
         raise ValueError(f"operator {domain[:40]}{'.' * bool(domain)}{kind[:40]} is not admitted")
+    if own:
+        raise ValueError(f"a {kind} with a graph or tensor of its own")
     return kind, inputs, outputs
 
 

@@ -138,9 +138,8 @@ class Pictures:
         own[-1] = 1 - own.sum()
         place = rng.choice((*SHOPS, "other", "other"))
         row = rng.choice(self.training[place])
-        colours = self.colours(self.states(place, row))[0]
-        own_ = torch.from_numpy(own.astype(np.float32))
-        return Shown(self.classes(number, noise), own_, colours, self.found[place].row(row), asked)
+        colours, kinds = self.colours(self.states(place, row))[0], torch.from_numpy(own.astype(np.float32))
+        return Shown(self.classes(number, noise), kinds, colours, self.found[place].row(row), asked)
 
     def states(self, name: str, number: int) -> Tensor:
         return torch.from_numpy(self.sights[name].states[number].astype(np.float32))
@@ -151,13 +150,8 @@ class Pictures:
         own = self.own(mean)
         if name in SHOPS and self.sights[name].about[number]["part"] == "train":
             own = self.unseen[name][number]
-        return Shown(
-            self.fc(mean).softmax(-1).detach(),
-            own,
-            self.colours(self.states(name, number))[0],
-            self.found[name].row(number),
-            asked,
-        )
+        colours = self.colours(self.states(name, number))[0]
+        return Shown(self.fc(mean).softmax(-1).detach(), own, colours, self.found[name].row(number), asked)
 
     def photo(self, mean: Tensor, states: Tensor, asked: list[Asked]) -> Shown:
         """A picture by its mean features [WIDTH] and states."""
