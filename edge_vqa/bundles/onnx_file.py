@@ -23,15 +23,8 @@ TOWER = frozenset(
     " Abs And ArgMax Equal Greater GreaterOrEqual Less Max Neg Or ReduceMax ReduceSum Round Sigmoid Where".split()
 )
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-ITEM = {
-    1: 4,
-    2: 1,
-    3: 1,
-    6: 4,
-    7: 8,
-    9: 1,
-    10: 2,
-}  # TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, bool, float16
+# TensorProto.DataType -> bytes: float, uint8, int8, int32, int64, bool, float16
+ITEM = {1: 4, 2: 1, 3: 1, 6: 4, 7: 8, 9: 1, 10: 2}
 MOST_NODES, MOST_WIDTH = 20_000, 1 << 20
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 

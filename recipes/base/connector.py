@@ -70,7 +70,7 @@ class Told(nn.Module):
         def word(text: str, count: int = 1) -> Tensor:
             return vectors_of(text, embeddings, tokenizer, count)
 
-        def digit(text: str) -> Tensor:
+        def letter(text: str) -> Tensor:
             return embeddings[tokenizer(text, add_special_tokens=False).input_ids[-1:]]
 
         def table(rows: Sequence[Tensor]) -> nn.Parameter:
@@ -81,16 +81,16 @@ class Told(nn.Module):
         moods = set(nouns.MOODS)
         self.names = table(
             [
-                digit(name).expand(NAME, -1) if name in written
+                letter(name).expand(NAME, -1) if name in written
                 else torch.cat([word("face"), word(name)]) if name in moods
                 else word(name, NAME)
                 for name in names
             ]
         )  # fmt: skip
         self.colours = table([word(name)[0] for name in scenes.COLOURS])
-        self.counts = table([digit(str(number))[0] for number in range(1, MOST + 1)])
+        self.counts = table([letter(str(number))[0] for number in range(1, MOST + 1)])
         self.kinds = table([word(name)[0] for name in kinds])
-        self.kin = table([digit(str(number))[0] for number in range(1, MOST + 1)])
+        self.kin = table([letter(str(number))[0] for number in range(1, MOST + 1)])
         self.parts = table([word(name)[0] for name in ("left", "right", "top", "bottom", "middle")])
         self.after = nn.Parameter(0.02 * torch.randn(MOST + 1, width))  # begins as anything
         self.register_buffer("kind_of", torch.tensor([0, *kind_of]), persistent=False)

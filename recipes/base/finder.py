@@ -308,7 +308,7 @@ def main() -> None:
     torch.manual_seed(0)
     finder, rng = Finder(), np.random.default_rng(int(arguments.go_on))
     if arguments.go_on:
-        print(finder.load_state_dict(torch.load(PATH)["finder"], strict=False))
+        finder.load_state_dict(torch.load(PATH)["finder"])
     new = [
         finder.queries,
         *(p for part in (finder.label, finder.colour, finder.place, finder.norm, finder.looks) for p in part.parameters()),

@@ -1,4 +1,4 @@
-"""What was learned, small enough to be kept in the repository: adapters, connector, heads and finder in 8 bits, 24 MB.
+"""What was learned, small enough to be kept in the repository: adapters, connector, heads and finder in 8 bits, 22 MB.
 
 python -m recipes.base.kept    # build/base/learned.pt -> recipes/base/learned.safetensors
 
