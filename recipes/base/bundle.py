@@ -37,7 +37,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 LONGEST = 16  # tokens of an answer
-SMALL = 4096  # weights of a tensor; below, it stays float32
+SMALL = 2048  # weights of a tensor; below, it stays float32
 
 
 class Tower(nn.Module):
@@ -152,7 +152,7 @@ def main() -> None:
         ready.write_manifest(
             work,
             name="base",
-            version="2",
+            version="3",
             licence="Apache-2.0",
             description="the base model: photographs of things, animals, groceries, clothes; drawings, shapes",
             source=Source("recipes/base"),

@@ -1,6 +1,6 @@
 """Between eyes and language: what the eyes' features become in the LM's own space.
 
-77 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each,
+85 image tokens. Of the four likeliest ImageNet classes and of the three likeliest kinds of our own head five vectors each,
 scaled by the root of the probability: they begin as the LM's embeddings of what people call the thing (two) and of its
 narrow name (three). Of the two likeliest colours of the middle one vector each. And what the finder found (`Told`).
 """
@@ -20,7 +20,8 @@ from recipes.mini import nouns, scenes
 SEEN, OWN, COLOURS = 4, 3, 2  # likeliest classes, own kinds, colours
 NAME, NARROW = 2, 3  # vectors of a name, of a narrow name
 THINGS = 5  # of a picture; a text has more characters
-TOLD = MOST * (NAME + 2) + THINGS * (NAME + 1) + 1
+EDGES = ("left", "right", "top", "bottom", "biggest", "smallest")
+TOLD = MOST * (NAME + 2) + MOST + THINGS + len(EDGES) * NAME + 1
 TOKENS = (NAME + NARROW) * (SEEN + OWN) + COLOURS + TOLD
 
 
@@ -57,10 +58,11 @@ class Slots(nn.Module):
 class Told(nn.Module):
     """What was found, in vectors that begin as the LM's embeddings of words: [n, TOLD, n_embd].
 
-    Of each object, from left to right: its name (two), its colour with how many there are of it, and its kind with how many
-    there are of that, in which part of the picture it stands, and how many follow. Then the names of things from top to bottom,
-    then from large to small (one vector each), and how many things there are. What is left of, above or larger than another
-    is then a neighbour in a row.
+    Of each object, from left to right: its name (two); its colour, with how many there are of that colour and of that name;
+    its kind, with how many there are of that, in which part of the picture it stands, and how many follow. Then names, a vector
+    each: a text's letters, or things from top to bottom, and then things from large to small. Then by name (two) the thing
+    furthest left, right, up and down, the largest and the smallest; and how many things there are. What is left of, above or
+    larger than another is so the last one on that side, or a neighbour in a row; and a text stands in one piece.
     """
 
     def __init__(self, embeddings: Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -90,8 +92,10 @@ class Told(nn.Module):
         self.colours = table([word(name)[0] for name in scenes.COLOURS])
         self.counts = table([letter(str(number))[0] for number in range(1, MOST + 1)])
         self.kinds = table([word(name)[0] for name in kinds])
+        self.hued = table([0.1 * letter(str(number))[0] for number in range(1, MOST + 1)])
         self.kin = table([letter(str(number))[0] for number in range(1, MOST + 1)])
         self.parts = table([word(name)[0] for name in ("left", "right", "top", "bottom", "middle")])
+        self.edges = nn.Parameter(torch.stack([word(name).expand(NAME, -1) for name in EDGES]))
         self.after = nn.Parameter(0.02 * torch.randn(MOST + 1, width))  # begins as anything
         self.register_buffer("kind_of", torch.tensor([0, *kind_of]), persistent=False)
 
@@ -100,15 +104,19 @@ class Told(nn.Module):
         thing = there & (labels < FIRST_CHARACTER)
         names = self.names[labels] * found.sure.sqrt()[..., None, None]
         kinds = self.kind_of[labels] * thing
-        alike, kin = (alike_of(numbers, thing) for numbers in (labels, kinds))
+        alike, kin, hued = (alike_of(numbers, thing & (numbers > 0)) for numbers in (labels, kinds, found.colours * there))
         after = after_of(there)
-        hues = self.colours[found.colours * there] + self.counts[alike]
+        hues = self.colours[found.colours * there] + self.counts[alike] + self.hued[hued]
         about = self.kinds[kinds] + self.kin[kin] + self.parts[part_of(found.places) * thing] + self.after[after]
         objects = torch.cat([names, hues[:, :, None], about[:, :, None]], 2).flatten(1, 2)
-        down, sizes = (ordered(labels, thing, key) for key in (found.places[..., 1], -found.places[..., 2]))
-        follow = self.after[after_of(down > 0)]
-        total = self.counts[thing.long().sum(1, keepdim=True)]
-        rows = [self.names[down].flatten(1, 2), self.names[sizes].mean(2) + follow, total]
+
+        x, y, size = (found.places[..., number] for number in range(3))
+        down = ordered(labels, there, torch.where(thing, y, torch.arange(MOST) / MOST), MOST)  # letters as they stand
+        sizes = ordered(labels, thing, -size, THINGS)
+        rows = [self.names[row].mean(2) + self.after[after_of(row > 0)] for row in (down, sizes)]
+        edges = torch.cat([ordered(labels, thing, key, 1) for key in (x, -x, y, -y, -size, size)], 1)
+        rows.append((self.names[edges] + self.edges).flatten(1, 2))
+        rows.append(self.counts[thing.long().sum(1, keepdim=True)])
         return torch.cat([objects, *rows], 1)
 
 
@@ -146,11 +154,11 @@ def part_of(places: Tensor) -> Tensor:
 MIDDLE = 20 / scenes.SIZE  # the recipe's questions leave 14 to 26 pixels out
 
 
-def ordered(labels: Tensor, thing: Tensor, key: Tensor) -> Tensor:
-    """The labels of things by key, the least first, then 0: [n, THINGS]."""
-    place = ranks(torch.where(thing, key, 9.0))  # what is none comes last
-    here = place[:, :, None] == torch.arange(THINGS)
-    return ((labels * thing)[:, :, None] * here).sum(1)
+def ordered(labels: Tensor, there: Tensor, key: Tensor, most: int) -> Tensor:
+    """The labels of what is there by key, the least first, then 0: the first `most` of them, [n, most]."""
+    place = ranks(torch.where(there, key, 9.0))  # what is none comes last
+    here = place[:, :, None] == torch.arange(most)
+    return ((labels * there)[:, :, None] * here).sum(1)
 
 
 class Connector(nn.Module):

@@ -36,9 +36,9 @@ BUNDLE, REPORT, KEPT = Path("models/base/edge_vqa_base"), Path("recipes/base/mea
 PHOTOS = ("grocery_test", "clothing_test", "others_test", "everyday_test")
 TALK = ("grocery_talk_test", "clothing_talk_test")
 MINI = ("easy_test", "photo_test", "things_test", "shapes_test", "writing_test", "absent_test")
-MOST = {"grocery_test": 600, "grocery_talk_test": 200, "clothing_talk_test": 200}  # pictures of a test; of the others all
-EACH = 3  # questions a picture, what it is and which kind among them
-MINI_MOST = 150  # questions of a group of the mini's
+MOST = {"grocery_test": 800, "grocery_talk_test": 200, "clothing_talk_test": 200}  # pictures of a test; of the others all
+EACH = 4  # questions a picture, what it is and which kind among them
+MINI_MOST = 200  # questions of a group of the mini's
 GOALS = {
     **{("grocery_test", "what"): 86, ("grocery_test", "which"): 74, ("clothing_test", "what"): 82, ("others_test", "what"): 70},
     **{("everyday_test", "everyday"): 60},

@@ -210,7 +210,7 @@ THREE = found(("dog", 0.3, 0.9, 0.3), ("apple", 0.5, 0.5, 0.2), ("dog", 0.9, 0.3
 def test_rows_of_what_was_found_are_in_order() -> None:
     thing = THREE.labels > 0
     down, sizes = (
-        connector.ordered(THREE.labels, thing, key)[0].tolist() for key in (THREE.places[..., 1], -THREE.places[..., 2])
+        connector.ordered(THREE.labels, thing, key, 5)[0].tolist() for key in (THREE.places[..., 1], -THREE.places[..., 2])
     )
     dog, apple = LABEL["dog"], LABEL["apple"]
     assert down == [dog, apple, dog, 0, 0] and sizes == [dog, dog, apple, 0, 0]
@@ -234,6 +234,28 @@ def test_what_is_found_is_told_in_the_lm_s_words() -> None:
     assert torch.allclose(said[each : each + connector.NAME], apple)
     digit = embeddings[tokenizer("3", add_special_tokens=False).input_ids[-1]]
     assert torch.allclose(said[-1], digit), "three things"
+
+    def vectors(name: str) -> torch.Tensor:
+        return connector.vectors_of(name, embeddings, tokenizer, connector.NAME)
+
+    edges = said[-1 - len(connector.EDGES) * connector.NAME : -1].unflatten(0, (len(connector.EDGES), connector.NAME))
+    furthest = edges - told.edges.detach()
+    assert torch.allclose(furthest, torch.stack([vectors(name) for name in ("dog",) * 5 + ("apple",)]), atol=1e-6)
+
+
+def test_a_text_is_told_in_one_piece() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    embeddings = torch.randn(len(tokenizer), 32, generator=torch.Generator().manual_seed(0))
+    told = connector.Told(embeddings, tokenizer)
+    with torch.inference_mode():
+        said = told(found(*((letter, 0.0, 0.0, 0.0) for letter in "noon")))[0]
+    first = drawings.MOST * (connector.NAME + 2)
+    letters = said[first : first + 4] - told.after.detach()[[4, 3, 2, 1]]
+    spelled = [embeddings[tokenizer(letter, add_special_tokens=False).input_ids[-1]] for letter in "noon"]
+    assert torch.allclose(letters, torch.stack(spelled), atol=1e-6)
+    assert torch.allclose(said[first + 4], told.after.detach()[0]) and torch.equal(said[-1], torch.zeros(32))
 
 
 def test_objects_stand_from_left_to_right_and_letters_in_their_order() -> None:
