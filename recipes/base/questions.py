@@ -44,9 +44,9 @@ SYNONYMS = 4  # a right name counts as said by four annotators: `metrics.vqa_acc
 class Builder:
     """Writes pictures and lines of one questions file."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.lines, self.pictures = name, [], 0
-        self.folder = OUT / name
+    def __init__(self, name: str, out: Path = OUT) -> None:
+        self.name, self.out, self.lines, self.pictures = name, out, [], 0
+        self.folder = out / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, image: Image.Image | bytes, asked: list[tuple[str, str, list[str]]]) -> None:
@@ -62,7 +62,7 @@ class Builder:
             self.lines.append(line | {"question": question, "answers": answers, "kind": kind})
 
     def close(self) -> None:
-        (OUT / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        (self.out / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         print(f"{self.name}: {len(self.lines)} questions on {self.pictures} pictures", flush=True)
 
 

@@ -20,6 +20,7 @@ from random import Random
 from PIL import Image
 
 from recipes.base.questions import OUT as BASE
+from recipes.base.questions import Builder
 from recipes.mini import nouns
 from recipes.mini.questions import SIDES, Asker, a, plural
 from recipes.mini.reliability import OUT as MINI
@@ -58,31 +59,13 @@ def skills(asker: Asker) -> tuple[str, str]:
     return kind, draws[kind]()
 
 
-class Builder:
-    """Writes a questions file and its pictures."""
-
-    def __init__(self, name: str) -> None:
-        self.name, self.lines = name, []
-        (OUT / name).mkdir(parents=True, exist_ok=True)
-
-    def add(self, image: Image.Image, kind: str, question: str, answers: list[str]) -> None:
-        path = OUT / self.name / f"{len(self.lines):05d}.png"
-        image.save(path, compress_level=1)
-        line = {"question_id": f"{self.name}-{len(self.lines)}", "image": f"{self.name}/{path.name}"}
-        self.lines.append(line | {"question": question, "answers": answers, "kind": kind})
-
-    def close(self) -> None:
-        (OUT / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        print(f"{self.name}: {len(self.lines)} questions", flush=True)
-
-
 def worlds(part: str, each: int) -> None:
-    made = Builder(part)
+    made = Builder(part, OUT)
     asker = Asker(Random(f"foreign {part}"), WORDINGS[part])
     for name, draw in foreign.WORLDS[part].items():
         for number in range(each):
             kind, question = skills(asker)
-            made.add(draw(Random(f"{name} {number} {part}")), f"{name}, {kind}", question, [UNANSWERABLE])
+            made.add(draw(Random(f"{name} {number} {part}")), [(f"{name}, {kind}", question, [UNANSWERABLE])])
     made.close()
 
 
@@ -98,14 +81,15 @@ def familiar(bundle: str, part: str, rng: Random) -> Iterator[tuple[Path, dict]]
 
 
 def copies(bundle: str, part: str, each: int) -> None:
-    made = Builder(f"{bundle}_copies_{part}")
+    made = Builder(f"{bundle}_copies_{part}", OUT)
     known = familiar(bundle, part, Random(f"copies {bundle} {part}"))
     for name, spoil in foreign.COPIES[part].items():
         for _ in range(each):
             path, line = next(known)
             lost = name in LOST and LOST[name] in line["kind"]
             with Image.open(path) as image:
-                made.add(spoil(image), f"{name}, {line['kind']}", line["question"], [UNANSWERABLE] if lost else line["answers"])
+                answers = [UNANSWERABLE] if lost else line["answers"]
+                made.add(spoil(image), [(f"{name}, {line['kind']}", line["question"], answers)])
     made.close()
 
 
