@@ -24,6 +24,7 @@ from PIL import Image
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from edge_vqa import metrics
 from recipes.base import eyes, photos
 from recipes.base.questions import OUT as BASE
 from recipes.mini.reliability import OUT as MINI
@@ -90,10 +91,9 @@ def exposed(familiar: Floats, foreign: Floats) -> Estimate:
     return lambda x: (x - mean) / scale @ weights[:-1]
 
 
-def auroc(familiar: Floats, foreign: Floats) -> float:
-    """Probability that a foreign picture is the more foreign one; ties count half."""
-    below, upto = (np.searchsorted(np.sort(familiar), foreign, side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(familiar))
+def told_apart(familiar: Floats, foreign: Floats) -> float:
+    """AUROC: probability that a foreign picture is the more foreign one; ties count half."""
+    return metrics.auroc(np.concatenate([familiar, foreign]), np.repeat([0, 1], [len(familiar), len(foreign)]))
 
 
 def some(questions: Path) -> Path:
@@ -157,7 +157,7 @@ def main() -> None:
                 kinds = [json.loads(line)["kind"].split(", ")[0] for line in file.read_text().splitlines()]
                 for kind in dict.fromkeys(kinds):
                     own = features[name][[one == kind for one in kinds]]
-                    cells = (f"{auroc(usual[how], estimate(own)):.3f}" for how, estimate in told.items())
+                    cells = (f"{told_apart(usual[how], estimate(own)):.3f}" for how, estimate in told.items())
                     print(f"| {kind} | {' | '.join(cells)} |", flush=True)
 
 
