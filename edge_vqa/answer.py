@@ -19,13 +19,16 @@ class Token:
 @dataclass(frozen=True, eq=False)
 class Answer:
     """What came of one question. `text` is None when abstained; `candidate` is what would have been said: empty when an early
-    confidence method abstained before anything was decoded. `model` and `detail` are those of the look that decided."""
+    confidence method abstained before anything was decoded. `reason` to abstain: `unfamiliar` (the picture) or `confidence`.
+    `familiarity` is None of a bundle that has no estimate of it. `model` and `detail` are those of the look that decided."""
 
     text: str | None
     candidate: str
     abstained: bool
+    reason: str | None
     confidence: float
     confidence_method: str
+    familiarity: float | None
     threshold: float | None
     risk_target: float | None
     calibrated: bool

@@ -106,7 +106,7 @@ class Model(Session):
                     if last or seen.answered:
                         yield from held
                         spent = replace(spent, total_s=time.perf_counter() - began)
-                        yield Verdict(judge(chosen, look, seen.trace, seen.confidence, spent))
+                        yield Verdict(judge(chosen, look, seen.trace, seen.confidence, seen.familiarity, spent))
                         return
 
         live = events()

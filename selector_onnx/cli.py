@@ -46,7 +46,8 @@ def _require(*modules: str) -> None:
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa-selector fit mini --data questions.jsonl --risk 0.05 --delta 0.1\n
-  edge-vqa-selector fit smolvlm --data questions.jsonl --risk 0.05 --risk 0.1 -o smolvlm-shop --corrupt 0.5\n\n
+  edge-vqa-selector fit smolvlm --data questions.jsonl --risk 0.05 --risk 0.1 -o smolvlm-shop --corrupt 0.5\n
+  edge-vqa-selector fit base --data shelf.jsonl --foreign other_photos/  [dim]# which it shall not answer about[/dim]\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
 100 questions are the least; a thousand or more let a new Selector pay. Interrupted? The same command again goes on.
 """
@@ -69,6 +70,9 @@ def fit(
         float, typer.Option(metavar="SHARE", help="Train on so many corrupted copies of pictures too (needs imagecorruptions).")
     ] = 0.0,
     swap: Annotated[float, typer.Option(metavar="SHARE", help="Train on so many questions about a wrong picture too.")] = 0.0,
+    foreign: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Pictures that will not be asked about, so that it abstains there.")
+    ] = None,
     calibration: Annotated[float, typer.Option(metavar="SHARE", help="Share of pictures that choose thresholds.")] = 0.5,
     int8: Int8Option = False,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
@@ -88,7 +92,7 @@ def fit(
             raise typer.BadParameter("give a share from 0 to 1", param_hint=name)
     if not 0.1 <= calibration <= 0.9:
         raise typer.BadParameter("give a share from 0.1 to 0.9", param_hint="--calibration")
-    found = store.read(bundle)
+    found, strangers = store.read(bundle), _pictures(foreign) if foreign else []
     target = output or Path(f"{found.folder.name}-fitted")
     if target.exists() and not force:
         raise EdgeVqaError(f"{target} exists already", "choose another with -o, or --force to replace it")
@@ -98,10 +102,13 @@ def fit(
         terminal.tell(f"{len(missing) + len(missing_too)} questions left out: no picture")
     options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
     with terminal.progress() as bars:
-        made = fitting.fit(found, asked, target, options, extra=more, force=force, progress=terminal.steps(bars))
+        made = fitting.fit(
+            found, asked, target, options, extra=more, foreign=strangers, force=force, progress=terminal.steps(bars)
+        )
     added = f", and {made.exposed} more that were added" if made.exposed else ""
     terminal.say(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
     terminal.say(f"gate: {made.why}")
+    terminal.say(f"familiarity: {made.familiarity}")
     for point in made.points:
         _print_point(point)
         if point.threshold is None:
@@ -192,6 +199,38 @@ def train(
         )
 
 
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-selector familiarity mini-q4 traces.npz --foreign strange.npz\n
+  edge-vqa-selector familiarity mini-q4 traces.npz --foreign drawn.npz --foreign spoiled.npz --foreign photos.npz\n\n
+Each --foreign is one sort of pictures, and counts as much as the others. Answers play no part.
+"""
+)
+def familiarity(
+    bundle: BundleArgument,
+    traces: Annotated[list[Path], typer.Argument(help="Traces of questions about pictures that the bundle is for.")],
+    foreign: Annotated[list[Path], typer.Option(metavar="TRACES.npz", help="Traces of foreign pictures; may be repeated.")],
+    int8: Int8Option = False,
+    seed: SeedOption = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Learn how familiar a picture is, and write that into the bundle; operating points must be chosen again."""
+    del debug
+    _require("torch", "onnx", "scipy")
+    from edge_vqa.bundles import store
+    from selector_onnx import collect as collecting
+    from selector_onnx import familiarity as learning
+    from selector_onnx.export import export_familiarity
+
+    known, others = collecting.join(list(map(collecting.load, traces))), list(map(collecting.load, foreign))
+    with terminal.progress() as bars:
+        bars.add_task("learning", total=None)
+        learned = learning.learn(known, others, seed=seed)
+    size = export_familiarity(learned, store.read(bundle), int8=int8)
+    terminal.say(f"{bundle}: familiarity from {learned.n} pictures and {learned.foreign} foreign ones, {size:,} bytes")
+
+
 @app.command(epilog="Example: edge-vqa-selector export selector.npz mini-q4")
 def export(
     selector: Annotated[Path, typer.Argument(help="A Selector from `train`.")],
@@ -216,7 +255,8 @@ def export(
 [bold]Examples[/bold]\n
   edge-vqa-selector threshold mini-q4 calibration.npz --risk 0.05 --risk 0.1 --default 0.1\n
   edge-vqa-selector threshold small low.npz --then high.npz                      [dim]# for ask --detail auto[/dim]\n
-  edge-vqa-selector threshold small small.npz --then large.npz --then-bundle large  [dim]# for ask --then large[/dim]\n\n
+  edge-vqa-selector threshold small small.npz --then large.npz --then-bundle large  [dim]# for ask --then large[/dim]\n
+  edge-vqa-selector threshold mini-q4 calibration.npz --foreign pages.npz --foreign night.npz --share 0.05\n\n
 With --then, both traces are of the same questions, and one threshold keeps the risk of all answers together.
 """
 )
@@ -237,6 +277,18 @@ def threshold(
     then_bundle: Annotated[
         str | None, typer.Option(metavar="BUNDLE", help="Who takes the second look (default: the same bundle, at high detail).")
     ] = None,
+    unfamiliar: Annotated[
+        float, typer.Option(metavar="SHARE", help="Share of familiar pictures that may be refused as foreign.")
+    ] = 0.02,
+    margin: Annotated[
+        float, typer.Option(metavar="M", help="Add so much to every threshold: what other processors may change.")
+    ] = 0.0,
+    foreign: Annotated[
+        list[Path] | None, typer.Option(metavar="TRACES.npz", help="Traces of a set of foreign pictures; may be repeated.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(metavar="SHARE", help="Say what holds where such a share of the questions is foreign.")
+    ] = 0.05,
     debug: DebugOption = False,
 ) -> None:
     """Choose thresholds that keep a risk, and write them into the bundle as operating points."""
@@ -245,25 +297,29 @@ def threshold(
     from edge_vqa.bundles import store
     from selector_onnx import collect as collecting
     from selector_onnx.export import of_traces, write_manifest
-    from selector_onnx.points import Second, choose, choose_cascade, confidences
+    from selector_onnx.points import Limits, Second, choose, choose_cascade, confidences
     from selector_onnx.threshold import questions_needed
 
     risks = _risks(tuple(sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))), delta)
     chosen = default if default is not None else risks[-1]
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
+    for name, value in (("--unfamiliar", unfamiliar), ("--share", share), ("--margin", margin)):
+        if not 0 <= value < 1:
+            raise typer.BadParameter("give a number from 0 to below 1", param_hint=name)
     read = collecting.load(traces)
     found = of_traces(store.read(bundle), read.origin)
+    limits = Limits(unfamiliar, margin, list(map(collecting.load, foreign or [])), share)
     if then_bundle is not None and then is None:
         raise typer.BadParameter("--then-bundle needs the traces of its answers: --then TRACES.npz")
     if then is not None:
         second = Second(store.read(then_bundle) if then_bundle else found, collecting.load(then))
-        manifest, cascade = choose_cascade(found, read, second, risks, delta, chosen, method=confidence)
+        manifest, cascade = choose_cascade(found, read, second, risks, delta, chosen, method=confidence, limits=limits)
         write_manifest(found.folder, manifest)
         for point in cascade.operating_points:
             _print_point(point)
         return
-    manifest = choose(found, read, risks, delta, chosen, method=confidence)
+    manifest = choose(found, read, risks, delta, chosen, method=confidence, limits=limits)
     method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)
     for point in manifest.points(method.name):
@@ -307,6 +363,11 @@ app.add_typer(cli_import.app, name="import")
 def _print_point(point: OperatingPoint) -> None:
     limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
     terminal.say(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
+    if (held := point.foreign) is not None:
+        terminal.say(
+            f"  with {held.share:.0%} foreign: risk at most {held.risk:.3f} (of {held.data}, {held.wrong:.1%} at most are"
+            f" answered wrongly)"
+        )
 
 
 def _print_needed(questions: int | None, kind: str) -> None:
@@ -320,6 +381,19 @@ def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:
     if not all(0 < r < 1 for r in risks) or not 0 < delta < 1:
         raise typer.BadParameter("risks and delta must lie between 0 and 1")
     return risks
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures in a folder and below, by their names; each is opened once, so that none fails later."""
+    from edge_vqa.pictures.open import open_picture
+
+    endings = {*(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .avif .jp2".split())}
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings and path.is_file()]
+    if not found:
+        raise EdgeVqaError(f"{folder} holds no pictures", "give a folder of JPEG or PNG files, a few hundred if you can")
+    for path in found:
+        open_picture(path)
+    return found
 
 
 def _questions(path: Path, skip_missing: bool) -> tuple[list[Question], list[Question]]:

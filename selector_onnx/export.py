@@ -1,111 +1,183 @@
-"""Writes a trained Selector into a bundle as a tiny ONNX graph: projections inside, fingerprints in its metadata."""
+"""Writes a trained Selector, or familiarity, into a bundle as a tiny ONNX graph with fingerprints in its metadata."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from edge_vqa.border.whole import write_bytes
 from edge_vqa.bundles import manifest as manifests
 from edge_vqa.bundles import store
-from edge_vqa.bundles.manifest import Manifest, SelectorInfo
+from edge_vqa.bundles.manifest import EstimatorInfo, Manifest
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.device import admission
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.trust import trace
+from edge_vqa.trust import familiarity, trace
 from edge_vqa.trust.confidence import Selector, SelectorEarly
 from selector_onnx.collect import Array, Origin
+from selector_onnx.familiarity import FAR, WEIGHTS, Ladder, Learned
 from selector_onnx.train import Trained
 
 MAX_BYTES = 1_000_000
+Numbers: TypeAlias = "npt.NDArray[np.floating]"
+
+
+class _Graph:
+    """An ONNX graph over features [n, d], piece by piece.
+
+    int8: matrices are stored in 8 bits, symmetric, one scale an output channel; ONNX Runtime unpacks them when it loads.
+    """
+
+    def __init__(self, widths: Mapping[str, int], *, int8: bool) -> None:
+        from onnx import TensorProto, helper, numpy_helper
+
+        self._helper, self._stored, self._float, self._int8 = helper, numpy_helper.from_array, TensorProto.FLOAT, int8
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._inputs = [helper.make_tensor_value_info(name, self._float, ["n", width]) for name, width in widths.items()]
+
+    def node(self, kind: str, inputs: Sequence[str], output: str, **how: Any) -> str:
+        self._nodes.append(self._helper.make_node(kind, list(inputs), [output], **how))
+        return output
+
+    def constant(self, name: str, values: Numbers) -> str:
+        if not self._int8 or values.ndim < 2:
+            self._constants.append(self._stored(np.ascontiguousarray(values, np.float32), name))
+            return name
+        scale = np.maximum(np.abs(values).max(1), 1e-12).astype(np.float32) / 127
+        codes = np.round(values / scale[:, None]).astype(np.int8)
+        self._constants += [self._stored(codes, f"{name}_int8"), self._stored(scale, f"{name}_scale")]
+        return self.node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], name, axis=0)
+
+    def linear(self, value: str, name: str, layer: tuple[Numbers, Numbers]) -> str:
+        """name: of what comes out."""
+        stored = [self.constant(f"{name}_weight", layer[0]), self.constant(f"{name}_bias", layer[1])]
+        return self.node("Gemm", [value, *stored], name, transB=1)
+
+    def mlp(self, value: str, name: str, layers: Sequence[tuple[Array, Array]]) -> str:
+        """Linear layers with ReLU between."""
+        for depth, layer in enumerate(layers):
+            value = self.linear(value, f"{name}_{depth}", layer)
+            if depth < len(layers) - 1:
+                value = self.node("Relu", [value], f"{value}_relu")
+        return value
+
+    def clip(self, value: str, name: str, low: float, high: float) -> str:
+        ends = [self.constant(f"{name}_{end}", np.array(number, np.float32)) for end, number in (("low", low), ("high", high))]
+        return self.node("Clip", [value, *ends], name)
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """What is added meanwhile is stored as it is."""
+        before, self._int8 = self._int8, False
+        yield
+        self._int8 = before
+
+    def finish(self, output: str, origin: Origin) -> bytes:
+        from onnx import checker
+
+        helper = self._helper
+        made = helper.make_tensor_value_info(output, self._float, ["n", 1])
+        model = helper.make_model(
+            helper.make_graph(self._nodes, output, self._inputs, [made], self._constants),
+            producer_name="edge-vqa",
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=9,
+        )
+        told = {"schema": str(origin.schema), "lm_sha256": origin.lm_sha256, "vision_sha256": origin.vision_sha256}
+        helper.set_model_props(model, told | {"trained_on": origin.data})
+        checker.check_model(model)
+        return bytes(model.SerializeToString())
 
 
 def graph(trained: Trained, *, int8: bool = False) -> bytes:
-    """The ONNX model: inputs by feature name [n, d], output `confidence` [n, 1].
+    """The ONNX model of a Selector: inputs by feature name [n, d], output `confidence` [n, 1]. int8: see `_Graph`."""
+    g = _Graph({name: weight.shape[1] for name, (weight, _) in trained.projections.items()}, int8=int8)
+    projected = [g.linear(name, f"{name}_projected", layer) for name, layer in trained.projections.items()]
+    g.node("Concat", projected, "x", axis=1)
+    members = [
+        g.node("Sigmoid", [g.mlp("x", f"member{number}", layers)], f"member{number}")
+        for number, layers in enumerate(trained.members)
+    ]
+    g.node("Mean", members, "confidence")
+    return g.finish("confidence", trained.origin)
 
-    int8: weights are stored in 8 bits, symmetric, one scale an output channel; ONNX Runtime unpacks them when it loads.
-    """
-    import numpy as np
-    from onnx import TensorProto, checker, helper, numpy_helper
 
-    nodes, constants, inputs, projected, confidences = [], [], [], [], []
+def familiarity_graph(learned: Learned, *, int8: bool = False) -> bytes:
+    """The ONNX model of familiarity, as `Learned.score_features`: output `familiarity` [n, 1]. int8: see `_Graph`; what makes
+    a score of an estimate stays exact."""
+    g = _Graph({name: len(scale.middle) for name, scale in learned.scales.items()}, int8=int8)
 
-    def constant(name: str, values: Array) -> str:
-        if not int8 or values.ndim < 2:
-            constants.append(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
-            return name
-        scale = np.maximum(np.abs(values).max(1), 1e-12).astype(np.float32) / 127
-        constants.append(numpy_helper.from_array(np.round(values / scale[:, None]).astype(np.int8), f"{name}_int8"))
-        constants.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        nodes.append(helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=0))
-        return name
+    def ladder(value: str, name: str, steps: Ladder) -> str:
+        widths = np.diff(steps.knots)
+        with g.exactly():
+            places = g.linear(value, f"{name}_places", (1 / widths[:, None], -steps.knots[:-1] / widths))
+            climbed = g.clip(places, f"{name}_climbed", 0, 1)
+            return g.linear(climbed, f"{name}_score", (np.diff(steps.values)[None], steps.values[:1]))
 
-    def linear(value: str, name: str, layer: tuple[Array, Array]) -> str:
-        weight, bias = constant(f"{name}_weight", layer[0]), constant(f"{name}_bias", layer[1])
-        nodes.append(helper.make_node("Gemm", [value, weight, bias], [name], transB=1))
-        return name
-
-    for name, layer in trained.projections.items():
-        inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", layer[0].shape[1]]))
-        projected.append(linear(name, f"{name}_projected", layer))
-    nodes.append(helper.make_node("Concat", projected, ["x"], axis=1))
-    for number, layers in enumerate(trained.members):
-        value = "x"
-        for depth, layer in enumerate(layers):
-            value = linear(value, f"member{number}_{depth}", layer)
-            if depth < len(layers) - 1:
-                nodes.append(helper.make_node("Relu", [value], [f"{value}_relu"]))
-                value = f"{value}_relu"
-        nodes.append(helper.make_node("Sigmoid", [value], [f"member{number}"]))
-        confidences.append(f"member{number}")
-    nodes.append(helper.make_node("Mean", confidences, ["confidence"]))
-    output = helper.make_tensor_value_info("confidence", TensorProto.FLOAT, ["n", 1])
-    model = helper.make_model(
-        helper.make_graph(nodes, "selector", inputs, [output], constants),
-        producer_name="edge-vqa",
-        opset_imports=[helper.make_opsetid("", 17)],
-        ir_version=9,
-    )
-    helper.set_model_props(
-        model,
-        {
-            "schema": str(trained.origin.schema),
-            "lm_sha256": trained.origin.lm_sha256,
-            "vision_sha256": trained.origin.vision_sha256,
-            "trained_on": trained.origin.data,
-        },
-    )
-    checker.check_model(model)
-    return bytes(model.SerializeToString())
+    z = {}
+    for name, scale in learned.scales.items():
+        away = g.node("Sub", [name, g.constant(f"{name}_middle", scale.middle)], f"{name}_away")
+        scaled = g.node("Mul", [away, g.constant(f"{name}_share", 1 / scale.spread)], f"{name}_scaled")
+        z[name] = g.clip(scaled, f"{name}_z", -FAR, FAR)
+    g.node("Concat", list(z.values()), "z", axis=1)
+    members = [g.mlp("z", f"member{number}", layers) for number, layers in enumerate(learned.members)]
+    estimates = {"exposed": g.node("Mean", members, "exposed")}
+    for name, distance in learned.distances.items():
+        k, d = distance.axes.shape
+        # along a narrow axis, a rounded direction would measure the wide ones
+        with g.exactly() if k == d - 1 else nullcontext():
+            along = g.linear(z[name], f"{name}_along", (distance.axes, np.zeros(k, np.float32)))
+        squares = g.node("Concat", [g.node("Mul", [v, v], f"{v}_squared") for v in (along, z[name])], f"{name}_squares", axis=1)
+        with g.exactly():
+            gains = -np.concatenate([distance.gains, np.full(d, distance.gain, np.float32)])[None]
+            estimates[name] = g.linear(squares, f"{name}_distance", (gains, np.zeros(1, np.float32)))
+    *ladders, last = learned.ladders
+    scores = [ladder(value, name, steps) for (name, value), steps in zip(estimates.items(), ladders, strict=True)]
+    with g.exactly():
+        summed = g.linear(g.node("Concat", scores, "scores", axis=1), "summed", (np.array([WEIGHTS]), np.zeros(1)))
+    g.node("Clip", [ladder(summed, "familiar", last), "familiar_climbed_low", "familiar_climbed_high"], "familiarity")
+    return g.finish("familiarity", learned.origin)
 
 
 def export(trained: Trained, bundle: Bundle, *, int8: bool = False) -> int:
     """Put the Selector into the bundle; operating points of the old one go. Returns the size in bytes."""
-    bundle = of_traces(bundle, trained.origin)
-    if trained.origin.schema != trace.SCHEMA:
-        raise EdgeVqaError("this Selector was trained on another feature schema", "collect the traces again and train on them")
-    data = graph(trained, int8=int8)
-    if len(data) > MAX_BYTES:
-        raise EdgeVqaError(f"the Selector takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "try --int8")
     role = SelectorEarly.role if trained.method == SelectorEarly.name else Selector.role
+    dimensions = {name: weight.shape[1] for name, (weight, _) in trained.projections.items()}
+    bundle = of_traces(bundle, trained.origin)
+    changed = without(bundle.manifest, trained.method)
+    return _put(role, graph(trained, int8=int8), trained.origin, dimensions, bundle, changed)
+
+
+def export_familiarity(learned: Learned, bundle: Bundle, *, int8: bool = False) -> int:
+    """Put familiarity into the bundle; operating points, which held for another, go. Returns the size in bytes."""
+    dimensions = {name: len(scale.middle) for name, scale in learned.scales.items()}
+    bundle = of_traces(bundle, learned.origin)
+    changed = dataclasses.replace(bundle.manifest, operating_points=(), cascades=(), calibration=())
+    return _put(familiarity.ROLE, familiarity_graph(learned, int8=int8), learned.origin, dimensions, bundle, changed)
+
+
+def _put(role: str, data: bytes, origin: Origin, dimensions: dict[str, int], bundle: Bundle, manifest: Manifest) -> int:
+    """Write a graph into the bundle's folder, beside the old one, and `manifest` with it."""
+    if origin.schema != trace.SCHEMA:
+        raise EdgeVqaError("this was trained on another feature schema", "collect the traces again and train on them")
+    if len(data) > MAX_BYTES:
+        raise EdgeVqaError(f"the {role} takes {len(data):,} bytes, {MAX_BYTES:,} are allowed", "try --int8")
     # A new file beside the old one: whoever is killed before bundle.json is replaced leaves the bundle as it was.
     path = bundle.folder / f"{role}-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
     write_bytes(path, data)
-    manifest, known = bundle.manifest, admission.is_known(bundle)
-    info = SelectorInfo(
-        schema=trained.origin.schema,
-        dimensions={name: weight.shape[1] for name, (weight, _) in trained.projections.items()},
-        lm_sha256=trained.origin.lm_sha256,
-        vision_sha256=trained.origin.vision_sha256,
-    )
+    known = admission.is_known(bundle)
+    info = EstimatorInfo(origin.schema, dimensions, origin.lm_sha256, origin.vision_sha256)
     files = {**{key: file for key, file in manifest.files.items() if key != role}, role: store.describe(path)}
-    changed = dataclasses.replace(without(manifest, trained.method), files=files)
-    if role == Selector.role:
-        changed = dataclasses.replace(changed, selector=info)
-    else:
-        changed = dataclasses.replace(changed, selector_early=info)
-    write_manifest(bundle.folder, changed)
+    changes: dict[str, Any] = {"files": files, role: info}
+    write_manifest(bundle.folder, dataclasses.replace(manifest, **changes))
     if known:
         admission.keep(store.read(bundle.folder))
     old = bundle.files.get(role)

@@ -4,6 +4,9 @@ Collect, split by picture, train, export, choose thresholds, report. Half of the
 question each, choose its thresholds. A Selector that the bundle has already stays where neither the new one nor the calibrated
 MaxProb is significantly better. Without one, the calibrated MaxProb is taken where the new Selector is not significantly
 better; where nothing can be learned, because every answer is right or every one wrong, what is there stays, or plain MaxProb.
+
+How familiar a picture is, is learned from the training pictures against drawn and spoiled ones (`strange`), and against the
+user's own foreign ones where there are some.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,22 +32,25 @@ from edge_vqa.trust import confidence as methods
 from edge_vqa.trust.trace import EARLY
 from edge_vqa.work import evaluation, report
 from edge_vqa.work.questions import Question
-from selector_onnx import collect, exposure
-from selector_onnx.export import export, write_manifest
-from selector_onnx.points import choose, confidences
+from selector_onnx import collect, exposure, familiarity
+from selector_onnx import strange as strange_pictures
+from selector_onnx.export import export, export_familiarity, write_manifest
+from selector_onnx.points import UNFAMILIAR, Limits, choose, confidences
 from selector_onnx.threshold import questions_needed
 from selector_onnx.train import Fit, better_by, train
 
 Progress = Callable[[str, int, int], None]  # step, done, total
 
 LEAST = 100  # questions
+STRANGE = 200  # pictures drawn from nothing, and as many spoiled ones
 KEPT = "the bundle's own Selector"
 
 
 @dataclass(frozen=True)
 class Options:
     """risks: to choose operating points for, the first is the default. calibration: share of the pictures that choose
-    thresholds. corrupt, swap: shares of the training questions that are added once more, see `exposure`."""
+    thresholds. corrupt, swap: shares of the training questions that are added once more, see `exposure`. unfamiliar: share of
+    familiar pictures that may be refused as foreign."""
 
     risks: tuple[float, ...] = (0.05,)
     delta: float = 0.1
@@ -53,16 +60,19 @@ class Options:
     int8: bool = False
     seed: int = 0
     threads: int | None = None
+    unfamiliar: float = UNFAMILIAR
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of it. method: the confidence method that gates now; why: in words; would_do: about how many labelled
-    questions would let a threshold pass, by risk, where none passed: None when more would not help."""
+    """What came of it. method: the confidence method that gates now; why: in words; familiarity: what it was learned from, in
+    words, or why it was not; would_do: about how many labelled questions would let a threshold pass, by risk, where none
+    passed: None when more would not help."""
 
     bundle: Bundle
     method: str
     why: str
+    familiarity: str
     training: int
     exposed: int
     calibration: int
@@ -91,13 +101,15 @@ def fit(
     options: Options = Options(),
     *,
     extra: Sequence[Question] = (),
+    foreign: Sequence[Path] = (),
     force: bool = False,
     progress: Progress = lambda step, done, total: None,
 ) -> Fitted:
     """Write a fitted copy of a bundle to `output`, and beside it, in `output`.fit, the traces and a report.
 
-    extra: further questions that only train (rephrased, out of distribution). force: replace `output`. Interrupted, the same
-    call goes on with the traces that are there. progress: step, done, total. Raises EdgeVqaError.
+    extra: further questions that only train (rephrased, out of distribution). foreign: pictures that will not be asked about.
+    force: replace `output`. Interrupted, the same call goes on with the traces that are there. progress: step, done, total.
+    Raises EdgeVqaError.
     """
     if len(questions) < LEAST:
         raise EdgeVqaError(f"{len(questions)} questions are too few to fit to", f"label {LEAST} or more, better 1,000")
@@ -108,8 +120,10 @@ def fit(
     copies = exposure.corrupted(training, options.corrupt, work / "exposure", options.seed) if options.corrupt else []
     strangers = exposure.swapped(training, options.swap, options.seed) if options.swap else []
     exposed = [*extra, *(copy for copy, _ in copies), *strangers]
+    pictures = sorted({question.image for question in training})
+    strange = _strange(pictures, foreign, work, options.seed) if len(pictures) >= familiarity.LEAST else {}
     with store.new_folder(output, force=force) as folder:
-        total = len(training) + len(exposed) + len(calibration)
+        total = len(training) + len(exposed) + len(calibration) + sum(map(len, strange.values()))
 
         def collected(asked: Sequence[Question], name: str, before: int) -> collect.Traces:
             kept = work / name
@@ -118,11 +132,22 @@ def fit(
         with load(bundle.folder, confidence="maxprob", vision=bundle.backend, threads=options.threads) as model:
             learned = collected([*training, *exposed], "training", 0)
             judged = collected(calibration, "calibration", len(training) + len(exposed))
+            others, done = [], len(training) + len(exposed) + len(calibration)
+            for name, asked in strange.items():
+                others.append(collected(asked, name, done))
+                done += len(asked)
         if copies:  # a copy belongs to its original's fold
             of = {str(copy.image): str(original.image) for copy, original in copies}
             learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
         fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
         made = _copy(bundle, folder, manifests.name_for(output), selectors=method == KEPT)
+        known = f"not judged: {len(pictures)} pictures to train on are too few, {familiarity.LEAST} would do"
+        if others:
+            progress("learning what is familiar", 0, 1)
+            own = familiarity.learn(collect.take(learned, np.arange(len(training))), others, seed=options.seed)
+            export_familiarity(own, made, int8=options.int8)
+            made = store.read(folder)
+            known = f"learned from {own.n} pictures and {own.foreign} foreign ones"
         if method == methods.Selector.name and fitted:
             _export_both(fitted, learned, made, options, progress)
         elif method == methods.TemperatureScaling.name and fitted:
@@ -137,6 +162,7 @@ def fit(
         bundle=store.read(output),
         method=method,
         why=why,
+        familiarity=known,
         training=len(training),
         exposed=len(exposed),
         calibration=len(calibration),
@@ -144,6 +170,17 @@ def fit(
         would_do=would_do,
         report=files[-1],
     )
+
+
+def _strange(own: Sequence[Path], foreign: Sequence[Path], work: Path, seed: int) -> dict[str, list[Question]]:
+    """By sort, questions about pictures that will not be asked about."""
+    found = {
+        "drawn": strange_pictures.drawn(STRANGE, work / "drawn", seed),
+        "spoiled": strange_pictures.spoiled(STRANGE, own, work / "spoiled", seed),
+    }
+    if foreign:
+        found["foreign"] = strange_pictures.about(foreign, seed)
+    return {f"strange_{sort}": asked for sort, asked in found.items()}
 
 
 def _export_both(fitted: Fit, learned: collect.Traces, made: Bundle, options: Options, progress: Progress) -> None:
@@ -154,20 +191,23 @@ def _export_both(fitted: Fit, learned: collect.Traces, made: Bundle, options: Op
 
 
 def _copy(bundle: Bundle, folder: Path, name: str, *, selectors: bool) -> Bundle:
-    """The bundle's LM and vision tower, linked where the disk allows it, with or without its Selectors, and no points."""
+    """The bundle's LM and vision tower, linked where the disk allows it, with or without its Selectors; no familiarity, and no
+    points."""
     manifest = bundle.manifest
-    kept = {role: file for role, file in manifest.files.items() if selectors or role not in manifest.selectors}
+    kept_roles = {"selector", "selector_early"} if selectors else set()
+    dropped = manifest.estimators.keys() - kept_roles
+    kept = {role: file for role, file in manifest.files.items() if role not in dropped}
     for role, file in kept.items():
         try:
             os.link(bundle.files[role], folder / file.path)
         except OSError:
             shutil.copyfile(bundle.files[role], folder / file.path)
+    gone: dict[str, Any] = dict.fromkeys(dropped)
     bare: Manifest = dataclasses.replace(
         manifest,
+        **gone,
         name=name,
         files=kept,
-        selector=manifest.selector if selectors else None,
-        selector_early=manifest.selector_early if selectors else None,
         temperature=None,
         operating_points=(),
         calibration=(),
@@ -222,8 +262,9 @@ def _choose_points(folder: Path, judged: collect.Traces, options: Options) -> st
     name = methods.choose(store.read(folder)).name
     for method in (name, methods.SelectorEarly.name):
         found = store.read(folder)
-        if method == name or methods.SelectorEarly.role in found.manifest.selectors:
-            manifest = choose(found, judged, options.risks, options.delta, options.risks[0], method=method)
+        if method == name or methods.SelectorEarly.role in found.manifest.estimators:
+            limits = Limits(options.unfamiliar)
+            manifest = choose(found, judged, options.risks, options.delta, options.risks[0], method=method, limits=limits)
             write_manifest(folder, manifest)
     return name
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_vqa.bundles import store
-from edge_vqa.bundles.manifest import HISTOGRAM, Calibration, Cascade, Manifest, OperatingPoint
+from edge_vqa.bundles.manifest import HISTOGRAM, Calibration, Cascade, Foreign, Manifest, OperatingPoint
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust.confidence import Confidence
 from edge_vqa.trust.confidence import choose as method_of
 from selector_onnx.collect import Array, Traces
 from selector_onnx.export import without
-from selector_onnx.threshold import METHOD, select_threshold
+from selector_onnx.threshold import METHOD, contaminated_risk, select_threshold, worst_foreign
+
+UNFAMILIAR = 0.02  # share of familiar pictures that may be refused as foreign
 
 
 def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array]:
@@ -31,6 +35,25 @@ def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tu
     return chosen, chosen.score_features(traces.features)
 
 
+def scores(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array, Array | None]:
+    """`confidences`, and the familiarity [n] of every trace where the bundle has an estimate of it."""
+    chosen, confidence = confidences(bundle, traces, method)
+    familiarity = familiarities.of(bundle)
+    return chosen, confidence, None if familiarity is None else familiarity.score_features(traces.features)
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """What is asked of operating points beside a risk. unfamiliar: the share of familiar pictures that may be refused as
+    foreign; margin: by how much confidence may differ on other processors, added to every threshold; foreign: traces of sets of
+    foreign pictures, by which it is said what holds where a share `share` of the questions is about such."""
+
+    unfamiliar: float = UNFAMILIAR
+    margin: float = 0.0
+    foreign: Sequence[Traces] = ()
+    share: float = 0.05
+
+
 def choose(
     bundle: Bundle,
     traces: Traces,
@@ -39,12 +62,24 @@ def choose(
     default: float,
     *,
     method: str | None = None,
+    limits: Limits = Limits(),
 ) -> Manifest:
-    """The bundle's manifest with operating points of a method (default: the one that the bundle uses), chosen on `traces`."""
+    """The bundle's manifest with operating points of a method (default: the one that the bundle uses), chosen on `traces`.
+
+    What is answered is so by two limits, one on the familiarity, fixed beforehand, and one on the confidence. The walk over the
+    pairs is over the latter, and answers less and less: the guarantee stays exact (`threshold`).
+    """
     _refuse_dependent(traces)
-    chosen, confidence = confidences(bundle, traces, method)
+    chosen, confidence, familiarity = scores(bundle, traces, method)
     name = chosen.name
-    points = _points(chosen, confidence[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
+    kept = _familiar(confidence, familiarity, limits)
+    points = _points(chosen, kept[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
+    if familiarity is not None:
+        points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
+    points = [_with_margin(point, kept, limits.margin) for point in points]
+    if limits.foreign:
+        strangers = [_familiar(*scores(bundle, others, name)[1:], limits) for others in limits.foreign]
+        points = [_with_foreign(point, kept, strangers, limits) for point in points]
     counts, _ = np.histogram(confidence, HISTOGRAM, (0, 1))
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
     rest = without(bundle.manifest, name)
@@ -54,6 +89,36 @@ def choose(
         operating_points=(*rest.operating_points, *points),
         calibration=(*rest.calibration, seen),
     )
+
+
+def _familiar(confidence: Array, familiarity: Array | None, limits: Limits) -> Array:
+    """Confidence [n], below every threshold where the picture is not familiar."""
+    if familiarity is None:
+        return confidence
+    return np.where(familiarity >= limits.unfamiliar, confidence, np.float32(-1))
+
+
+def _with_margin(point: OperatingPoint, kept: Array, margin: float) -> OperatingPoint:
+    if point.threshold is None or not margin:
+        return point
+    threshold = min(1.0, point.threshold + margin)
+    return dataclasses.replace(point, threshold=threshold, coverage=round(float((kept >= threshold).mean()), 4), margin=margin)
+
+
+def _with_foreign(point: OperatingPoint, kept: Array, foreign: Sequence[Array], limits: Limits) -> OperatingPoint:
+    """What holds where a share of the questions is about foreign pictures."""
+    threshold = point.threshold
+    if threshold is None:
+        return point
+    errors = [
+        (math.ceil(float((1 - traces.accuracy) @ (values >= threshold)) - 1e-6), len(values))
+        for traces, values in zip(limits.foreign, foreign, strict=True)
+    ]
+    wrong, worst = worst_foreign(errors, point.delta / 2)
+    risk = contaminated_risk(point.risk, float((kept >= threshold).mean()), len(kept), wrong, limits.share, point.delta / 2)
+    data = limits.foreign[worst].origin.data
+    held = Foreign(limits.share, round(risk, 4), 2 * point.delta, round(wrong, 4), data, errors[worst][1])
+    return dataclasses.replace(point, foreign=held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +138,7 @@ def choose_cascade(
     default: float,
     *,
     method: str | None = None,
+    limits: Limits = Limits(),
 ) -> tuple[Manifest, Cascade]:
     """The bundle's manifest with operating points of two looks together, and these. Both looks saw the same questions.
 
@@ -81,10 +147,13 @@ def choose_cascade(
     if not np.array_equal(traces.question_id, second.traces.question_id):
         raise EdgeVqaError("the traces of the two looks are not of the same questions", "collect both from one questions file")
     _refuse_dependent(traces)
-    chosen, first = confidences(bundle, traces, method)
-    again, other = confidences(second.bundle, second.traces, chosen.name)
+    chosen, first, familiar = scores(bundle, traces, method)
+    again, other, familiar_too = scores(second.bundle, second.traces, chosen.name)
     accuracy = np.stack([traces.accuracy, second.traces.accuracy])
-    points = _points(again, np.stack([first, other]), accuracy, traces.origin.data, risks, delta, default)
+    looks = np.stack([_familiar(first, familiar, limits), _familiar(other, familiar_too, limits)])
+    points = _points(again, looks, accuracy, traces.origin.data, risks, delta, default)
+    if familiar is not None or familiar_too is not None:
+        points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
     detail = second.traces.origin.detail or second.bundle.manifest.prompt.detail
     if second.bundle.fingerprint == bundle.fingerprint and detail == (traces.origin.detail or bundle.manifest.prompt.detail):
         raise EdgeVqaError("both looks are the same", "collect the second one with --detail high, or from another bundle")

@@ -16,6 +16,7 @@ assumption: beyond it, less confidence does not mean fewer errors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,30 @@ def select_threshold(
     passes = p_values(errors[tested], answers[tested], risk, graded=_graded(a)) <= delta
     count = len(tested) if passes.all() else int(np.argmin(passes))
     return float(GRID[tested[count - 1]]) if count else None
+
+
+def worst_foreign(errors: Sequence[tuple[int, int]], delta: float) -> tuple[float, int]:
+    """Of sets of foreign questions, as (answered wrongly, asked): the highest share, as an upper bound that holds for all sets
+    at once with probability 1 - delta (Clopper and Pearson 1934; Bonferroni), and the number of that set."""
+    from scipy.stats import beta
+
+    level = 1 - delta / len(errors)
+    bounds = [1.0 if k >= n else float(beta.ppf(level, k + 1, n - k)) for k, n in errors]
+    worst = int(np.argmax(bounds))
+    return bounds[worst], worst
+
+
+def contaminated_risk(risk: float, coverage: float, n: int, wrong: float, share: float, delta: float) -> float:
+    """Bound of the risk where a share of the questions is foreign, and of those a share `wrong` is answered wrongly.
+
+    risk: that of the answers to familiar questions; coverage: of n calibration questions, which is at least as high as measured
+    less sqrt(ln(1 / delta) / 2n) with probability 1 - delta, for every threshold at once (Massart 1990). With a of the familiar
+    questions answered, at most ((1 - share) a risk + share wrong) / ((1 - share) a + share wrong) of the answers are wrong,
+    which falls as a grows; right answers about foreign pictures only lower it.
+    """
+    least = max(0.0, coverage - math.sqrt(math.log(1 / delta) / (2 * n)))
+    familiar, foreign = (1 - share) * least, share * wrong
+    return (familiar * risk + foreign) / (familiar + foreign) if familiar + foreign > 0 else 1.0
 
 
 def questions_needed(

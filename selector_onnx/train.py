@@ -25,8 +25,9 @@ from edge_vqa.bundles.manifest import Temperature
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import Floats
 from edge_vqa.trust import intervals
-from edge_vqa.trust.confidence import Features, Selector, SelectorEarly, TemperatureScaling, logit
-from edge_vqa.trust.trace import EARLY
+from edge_vqa.trust.confidence import Selector, SelectorEarly, TemperatureScaling, logit
+from edge_vqa.trust.estimator import Features
+from edge_vqa.trust.trace import EARLY, SELECTED
 from selector_onnx.collect import Array, Origin, Traces, take
 
 FOLDS = 5
@@ -156,7 +157,7 @@ def train(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
-    """Cross-fit every candidate, keep the one with the lowest loss out of fold. inputs: names of features (default: all).
+    """Cross-fit every candidate, keep the one with the lowest loss out of fold. inputs: names of features (`SELECTED`).
 
     progress: members trained, of how many. Deterministic for a seed on one machine. Raises EdgeVqaError (see `usable`).
     """
@@ -164,7 +165,7 @@ def train(
     fold, accuracy = fold_of(traces.picture, FOLDS, seed), traces.accuracy
     if len(np.unique(fold)) < FOLDS:
         raise EdgeVqaError("the questions are on too few pictures", "collect questions on more pictures")
-    names = tuple(inputs or traces.features)
+    names = tuple(inputs or SELECTED)
     statistics = any("statistics" in name for name in names)  # a candidate without directions reads nothing else
     tried = [c for c in candidates if len(traces) >= c.questions and (c.directions or statistics)]
     found: dict[str, tuple[Trained, Array]] = {}
@@ -223,14 +224,14 @@ def _projections(features: Features, names: Sequence[str], directions: int, *, w
             if not directions:
                 continue
             normal = (values - mean) / scale
-            along = _directions(normal, min(directions, *normal.shape))  # [d, k]
+            along = principal_directions(normal, min(directions, *normal.shape))  # [d, k]
             spread = (normal @ along).std(0 if whiten else None) + 1e-3
             weight = (along / spread).T / scale
         found[name] = np.asarray(weight, np.float32), np.asarray(-(weight @ mean), np.float32)
     return found
 
 
-def _directions(x: Array, k: int) -> Array:
+def principal_directions(x: Array, k: int) -> Array:
     """The first k principal directions [d, k] of centred rows [n, d]."""
     from scipy.linalg import eigh
 

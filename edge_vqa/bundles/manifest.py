@@ -16,7 +16,8 @@ SCHEMA = 1
 MANIFEST = "bundle.json"
 BACKENDS = {"mtmd": "vision", "onnx": "vision_onnx"}  # what runs a vision tower -> role of its file
 TOWERS = tuple(BACKENDS.values())
-ROLES = ("lm", *TOWERS, "selector", "selector_early")
+ESTIMATORS = ("selector", "selector_early", "familiarity")  # roles of small graphs over the features of a trace
+ROLES = ("lm", *TOWERS, *ESTIMATORS)
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
 METHODS = ("tiles", "crop", "whole", "dynamic", "native")  # of preprocessing
 
@@ -118,8 +119,9 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class SelectorInfo:
-    """What the Selector was made for: feature schema, dimension of each input, fingerprints of the LM and the vision file."""
+class EstimatorInfo:
+    """What a Selector, or familiarity, was made for: feature schema, dimension of each input, fingerprints of the LM and the
+    vision file."""
 
     schema: int
     dimensions: dict[str, int]
@@ -146,8 +148,26 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Foreign:
+    """With probability 1 - delta at most `risk` of the answers are wrong where at most a share `share` of the questions is
+    about foreign pictures that mislead no more than the worst set seen, `data`: of its n questions, and any like them, at
+    most a share `wrong` is answered wrongly."""
+
+    share: float
+    risk: float
+    delta: float
+    wrong: float
+    data: str
+    n: int
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold with the risk it was chosen for. `threshold` is None when no threshold keeps the risk: abstain always."""
+    """A threshold with the risk it was chosen for. `threshold` is None when no threshold keeps the risk: abstain always.
+
+    familiarity: the least that is answered about; None where nothing is known of it. margin: of the threshold, how much is
+    there for other processors. foreign: what holds where some questions are about pictures unlike those of calibration.
+    """
 
     risk: float
     delta: float
@@ -158,6 +178,9 @@ class OperatingPoint:
     coverage: float
     confidence: str = "selector"
     default: bool = False
+    familiarity: float | None = None
+    margin: float = 0.0
+    foreign: Foreign | None = None
 
 
 @dataclass(frozen=True)
@@ -198,8 +221,9 @@ class Manifest:
     quantisation: Quantisation
     prompt: Prompt
     runtime: Runtime
-    selector: SelectorInfo | None = None
-    selector_early: SelectorInfo | None = None
+    selector: EstimatorInfo | None = None
+    selector_early: EstimatorInfo | None = None
+    familiarity: EstimatorInfo | None = None
     temperature: Temperature | None = None
     operating_points: tuple[OperatingPoint, ...] = ()
     cascades: tuple[Cascade, ...] = ()
@@ -218,10 +242,10 @@ class Manifest:
         return next((c for c in self.cascades if (c.pair, c.detail) == (pair, detail)), None)
 
     @property
-    def selectors(self) -> dict[str, SelectorInfo]:
+    def estimators(self) -> dict[str, EstimatorInfo]:
         """By the role of its file."""
-        both = {"selector": self.selector, "selector_early": self.selector_early}
-        return {role: info for role, info in both.items() if info is not None}
+        every = {role: getattr(self, role) for role in ESTIMATORS}
+        return {role: info for role, info in every.items() if info is not None}
 
 
 def llama_cpp_version() -> str:
@@ -271,8 +295,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("files.vision is missing")
     if manifest.runtime.tower not in TOWERS or manifest.runtime.tower not in manifest.files:
         raise ValueError("runtime.tower must name a vision tower among the files")
-    for role in ("selector", "selector_early"):
-        if (role in manifest.files) != (role in manifest.selectors):
+    for role in ESTIMATORS:
+        if (role in manifest.files) != (role in manifest.estimators):
             raise ValueError(f"files.{role} and {role} must stand together")
     check_prompt(manifest.prompt)
     pixels = manifest.runtime.preprocessing
@@ -301,6 +325,8 @@ def _check_points(points: tuple[OperatingPoint, ...], where: str) -> None:
             raise ValueError(f"{where}[{number}]: risk and delta must lie between 0 and 1")
         if point.threshold is not None and not 0 <= point.threshold <= 1:
             raise ValueError(f"{where}[{number}].threshold must lie in 0..1")
+        if point.familiarity is not None and not 0 <= point.familiarity <= 1:
+            raise ValueError(f"{where}[{number}].familiarity must lie in 0..1")
     for method in sorted({point.confidence for point in points}):
         if sum(point.default for point in points if point.confidence == method) != 1:
             raise ValueError(f"{where}: exactly one of {method} must be the default")

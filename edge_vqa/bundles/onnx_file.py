@@ -15,7 +15,7 @@ from pathlib import Path
 from edge_vqa.errors import EdgeVqaError
 
 # operators of `selector_onnx.export`; of `converters.vision_onnx`, and of towers with convolutions (`recipes.base`)
-SELECTOR = frozenset("Gemm Concat Relu Sigmoid Mean DequantizeLinear".split())
+ESTIMATOR = frozenset("Gemm Concat Relu Sigmoid Mean DequantizeLinear Mul Sub Clip".split())
 TOWER = frozenset(
     "Add Cast Concat Cos Div Expand Gelu Identity LayerNormalization MatMul Mul Range Reshape Shape Sin Slice Squeeze Transpose"
     " Unsqueeze DynamicQuantizeMatMul FastGelu MultiHeadAttention QuickGelu RotaryEmbedding"
@@ -60,9 +60,10 @@ def _read(data: mmap.mmap, operators: frozenset[str]) -> Graph | str:
         return str(error)
 
 
-def check_selector(path: Path) -> None:
-    """`check` for a Selector; also that no tensor grows beyond what the stored weights explain. Raises EdgeVqaError."""
-    graph = check(path, SELECTOR)
+def check_estimator(path: Path) -> None:
+    """`check` for a Selector, or familiarity; also that no tensor grows beyond what the stored weights explain. Raises
+    EdgeVqaError."""
+    graph = check(path, ESTIMATOR)
     widths = dict(graph.inputs)
     for kind, inputs, outputs in graph.nodes:
         if kind == "DequantizeLinear":
@@ -71,7 +72,10 @@ def check_selector(path: Path) -> None:
         if kind == "Gemm":
             width = graph.stored.get(inputs[1], [0])[0] if len(inputs) > 1 else 0
         else:
-            known = [widths.get(name, 0) for name in inputs]
+            shapes = {name: graph.stored[name] for name in inputs if name in graph.stored}
+            if any(math.prod(shape[:-1]) > 1 for shape in shapes.values()):  # which would make rows of one row
+                raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded (a {kind} of rows)", "train it again")
+            known = [widths.get(name, math.prod(shapes.get(name, [0]))) for name in inputs]
             width = sum(known) if kind == "Concat" else max(known, default=0)
         if not 1 <= width <= MOST_WIDTH:
             raise EdgeVqaError(f"{path.name} is not an ONNX graph that can be loaded (a {kind} of {width})", "train it again")

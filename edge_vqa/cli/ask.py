@@ -218,6 +218,11 @@ def _tell(events: Iterator[Event], show: Show) -> Answer:
 
 def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
     """One line on how the answer was judged."""
+    from edge_vqa.trust.gate import UNFAMILIAR
+
+    guess = f'; the guess was "{answer.candidate}"' if answer.abstained and show_candidate else ""
+    if answer.reason == UNFAMILIAR:
+        return f"not answered: this picture is unlike those that the confidence was calibrated on{guess}"
     # nobody is sure, and nothing impossible: 1.00 and 0.00 would say so
     value = (
         "over 0.99" if answer.confidence >= 0.995 else "below 0.01" if answer.confidence < 0.005 else f"{answer.confidence:.2f}"
@@ -230,9 +235,8 @@ def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
         limit = f"{sign} {answer.threshold:.2f}"
         if answer.risk_target is not None:
             limit += f", the threshold for {answer.risk_target:.0%} risk"
-    note = "" if answer.calibrated else "; uncalibrated"
+    note = "; uncalibrated" if not answer.calibrated else "; familiarity uncalibrated" if answer.familiarity is None else ""
     said = f"not answered: {confidence}" if answer.abstained else confidence
-    guess = f'; the guess was "{answer.candidate}"' if answer.abstained and show_candidate else ""
     return f"{said}, {limit}{note}{guess}"
 
 
@@ -243,8 +247,10 @@ def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
         "answer": answer.text,
         "candidate": answer.candidate if show_candidate or not answer.abstained else None,
         "abstained": answer.abstained,
+        "reason": answer.reason,
         "confidence": answer.confidence,
         "confidence_method": answer.confidence_method,
+        "familiarity": answer.familiarity,
         "threshold": answer.threshold,
         "risk_target": answer.risk_target,
         "calibrated": answer.calibrated,

@@ -75,7 +75,8 @@ def batch(
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa eval questions.jsonl -o report/\n
-  edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n\n
+  edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n
+  edge-vqa eval questions.jsonl -o report/ --foreign receipts.jsonl --foreign night.jsonl\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
 Interrupted? The same command again goes on where it stopped (answers.jsonl in the folder).
 """,
@@ -84,6 +85,10 @@ def eval_(
     questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="REPORT/", help="Folder for the report.")],
     model: ModelOption = None,
+    foreign: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="QUESTIONS.jsonl", help="Questions about pictures it was not made for; may be repeated."),
+    ] = None,
     confidence: ConfidenceOption = None,
     skip_missing: SkipOption = False,
     vision: VisionOption = None,
@@ -100,6 +105,9 @@ def eval_(
     from edge_vqa.work import evaluation, report
 
     asked, missing = _questions(questions, skip_missing, labelled=True)
+    strangers = {path.stem: _questions(path, skip_missing, labelled=True)[0] for path in foreign or []}
+    if len(strangers) < len(foreign or []):
+        raise typer.BadParameter("each set is called by its file's name: give them different ones", param_hint="--foreign")
     if output.exists() and not output.is_dir():
         raise EdgeVqaError(f"{output} is not a folder", "choose another place")
     try:
@@ -113,16 +121,23 @@ def eval_(
         settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
         batches.run(asking, asked, answers, settings, lambda done: bars.update(task, completed=len(done)))
         judged, cases = evaluation.judge(asked, answers)
+        sets = []
+        for name, others in strangers.items():
+            task, answers = bars.add_task(name, total=len(others)), output / f"foreign_{name}.jsonl"
+            batches.run(asking, others, answers, settings, lambda done, task=task: bars.update(task, completed=len(done)))  # type: ignore[misc]
+            theirs, _ = evaluation.judge(others, answers)
+            point = bundle.manifest.default_point(asking.confidence.name)
+            sets.append(evaluation.foreign(name, theirs, judged, point))
         task = bars.add_task("intervals", total=None)
         found = evaluation.evaluate(
             judged, bundle.manifest.operating_points, lambda done, total: bars.update(task, completed=done, total=total)
         )
-    subject = report.Subject(bundle.name, questions.stem, len(asked) - len(cases), len(missing))
+    subject = report.Subject(bundle.name, questions.stem, len(asked) - len(cases), len(missing), sets)
     files = report.write(output, subject, found, judged, cases)
     if json_:
         print(report.as_json(subject, found), end="")
         return
-    for line in report.lines(found):
+    for line in report.lines(found, sets):
         terminal.say(line)
     terminal.tell(f"{files[-1]}")
 

@@ -91,5 +91,5 @@ def _needs(bundle: Bundle) -> list[memory.Need]:
 def _path(bundle: Bundle) -> Path:
     manifest = bundle.manifest
     files = sorted((role, file.sha256) for role, file in manifest.files.items())
-    said = (files, manifest.prompt, manifest.runtime.preprocessing, manifest.selectors, llama_cpp_version())
+    said = (files, manifest.prompt, manifest.runtime.preprocessing, manifest.estimators, llama_cpp_version())
     return store.home() / "trials" / f"bundle-{hashlib.sha256(repr(said).encode()).hexdigest()[:32]}"

@@ -27,11 +27,14 @@ from edge_vqa.vision.tower import open_tower
 @dataclass(frozen=True, eq=False)
 class Prefix:
     """What a prefilled picture takes: cells of the KV cache, and the position of what follows (an image of M-RoPE takes fewer
-    positions than cells); its mean embedding [n_embd] and its number of image tokens."""
+    positions than cells); what a trace tells of it, see `Trace`."""
 
     cells: int
     next: int
     image: npt.NDArray[np.float32]
+    image_spread: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32] | None
+    summary: npt.NDArray[np.float32] | None
     image_tokens: int
 
 
@@ -111,8 +114,11 @@ class Engine:
                 self.lm.prefill_whole([run])
         made = []
         for parts, n, place in zip(pictures, cells, places, strict=True):
-            embeddings = [part.embeddings for part in parts if isinstance(part, ImageTokens)]
-            made.append(Prefix(n, place, np.concatenate(embeddings).mean(0), sum(map(len, embeddings))))
+            tokens = [part for part in parts if isinstance(part, ImageTokens)]
+            embeddings = np.concatenate([part.embeddings for part in tokens])
+            first = tokens[0]
+            about = (embeddings.mean(0), embeddings.std(0), first.pixels, first.summary)
+            made.append(Prefix(n, place, *about, len(embeddings)))
         return made
 
     def _room(self, needed: int, what: str) -> None:
@@ -268,6 +274,9 @@ class _Draft:
             text=self._text.strip(),
             ended=self._ended,
             image=self._prefix.image,
+            image_spread=self._prefix.image_spread,
+            pixels=self._prefix.pixels,
+            summary=self._prefix.summary,
             first_hidden=self._hidden[0],
             answer_hidden=np.mean(self._hidden, axis=0, dtype=np.float32),
             image_tokens=self._prefix.image_tokens,

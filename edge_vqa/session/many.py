@@ -174,8 +174,8 @@ def _answer(group: list[_Item], look: Look, plan: Plan) -> None:
         list(pictures.values()), [(numbers[item.key], item.question) for item in asked], plan.gate, plan.max_tokens
     )
     share = (time.perf_counter() - began) / len(asked)
-    for item, (trace, confidence) in zip(asked, seen, strict=True):
+    for item, (trace, confidence, familiarity) in zip(asked, seen, strict=True):
         before = item.answer.timings if isinstance(item.answer, Answer) else Timings()
         spent = replace(before, image_s=item.image_s, decode_s=before.decode_s + share)
         spent = replace(spent, total_s=spent.image_s + spent.decode_s)
-        item.answer = judge(plan, look, trace, confidence, spent)
+        item.answer = judge(plan, look, trace, confidence, familiarity, spent)

@@ -95,19 +95,22 @@ def plan(
     return Plan(tuple(looks), chosen, max_tokens, as_calibrated)
 
 
-def judge(plan: Plan, look: Look, trace: Trace, confidence: float, timings: Timings) -> Answer:
+def judge(plan: Plan, look: Look, trace: Trace, confidence: float, familiarity: float | None, timings: Timings) -> Answer:
     """The answer to a question, from the look that decided."""
     if plan.as_calibrated and len(plan.looks) == 1:
-        look.owner.count(confidence)
+        look.owner.count(confidence, familiarity)
     method = look.session.confidence
-    answered = plan.gate.answers(confidence)
+    reason = plan.gate.reason(confidence, familiarity)
+    answered = reason is None
     candidate = "" if method.early and not answered else trace.text
     return Answer(
         text=candidate if answered else None,
         candidate=candidate,
         abstained=not answered,
+        reason=reason,
         confidence=confidence,
         confidence_method=method.name,
+        familiarity=familiarity,
         threshold=plan.gate.threshold,
         risk_target=plan.gate.risk,
         calibrated=plan.gate.calibrated,

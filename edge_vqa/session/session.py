@@ -19,12 +19,14 @@ from edge_vqa.llm.engine import Engine, cells_of, room_for
 from edge_vqa.llm.prompt import picture_pieces, question_pieces
 from edge_vqa.llm.threads import Threads
 from edge_vqa.pictures.open import Picture
+from edge_vqa.pictures.statistics import pixel_statistics
 from edge_vqa.session.options import Options
 from edge_vqa.trust import confidence as confidences
+from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust.gate import Gate
 from edge_vqa.trust.trace import Timings, TokenTrace, Trace
 from edge_vqa.vision.cache import PictureCache, key_of
-from edge_vqa.vision.tokens import Part
+from edge_vqa.vision.tokens import Part, with_pixels
 
 COUNTED_TOGETHER = 50  # confidences that the drift watch writes at once
 
@@ -35,6 +37,7 @@ class Seen:
 
     trace: Trace
     confidence: float
+    familiarity: float | None
     answered: bool
     timings: Timings
 
@@ -50,10 +53,11 @@ class Session:
         self.warnings: list[str] = [bundle.instead_of] if bundle.instead_of else []
         self._opened: bytes | None = None
         self._watch = os.environ.get("EDGE_VQA_WATCH") == "1" if options.watch is None else options.watch
-        self._counted: list[float] = []
+        self._counted: list[tuple[float, float | None]] = []
         self.then = store.read(options.then) if options.then is not None else None
         self._second: Session | None = None
         self.confidence = confidences.choose(bundle, options.confidence)
+        self.familiarity = familiarities.of(bundle)
         self.profile = profile_of(options.device)
         threads = None if options.threads is None else Threads.of(options.threads)
         choice = tuning.choose(bundle, options.vision, threads, self.profile.run.threads)
@@ -134,6 +138,7 @@ class Session:
         trace: Trace | None = None
         first = gating = 0.0
         answered, confidence = True, 0.0
+        familiarity: float | None = None
         for step in self._engine.answer(pieces, max_tokens or prompt.max_tokens):
             if isinstance(step, TokenTrace):
                 yield Token(step.text, step.logprob)
@@ -141,8 +146,8 @@ class Session:
             now = time.perf_counter()
             first = first or now
             if early == (trace is None):  # an early method decides on the first trace, any other on the last
-                confidence = self.confidence.score(step)
-                answered = gate.answers(confidence)
+                confidence, familiarity = self.scores(step)
+                answered = gate.answers(confidence, familiarity)
                 gating = time.perf_counter() - now
             trace = step
             if early and not answered:
@@ -154,7 +159,11 @@ class Session:
             decode_s=time.perf_counter() - first - gating,
             gate_s=gating,
         )
-        yield Seen(trace, confidence, answered, spent)
+        yield Seen(trace, confidence, familiarity, answered, spent)
+
+    def scores(self, trace: Trace) -> tuple[float, float | None]:
+        """Confidence, and familiarity where the bundle has an estimate of it."""
+        return self.confidence.score(trace), None if self.familiarity is None else self.familiarity.score(trace)
 
     def show(self, picture: Picture, detail: str) -> None:
         """Make the picture what the next questions are about, unless it is already."""
@@ -170,30 +179,31 @@ class Session:
         parts = self._cache.get(key)
         if parts is None:
             manifest = self.bundle.manifest
-            parts = list(self._engine.embed(picture_pieces(picture, detail, manifest.prompt, manifest.runtime.preprocessing)))
+            pieces = picture_pieces(picture, detail, manifest.prompt, manifest.runtime.preprocessing)
+            parts = with_pixels(list(self._engine.embed(pieces)), pixel_statistics(picture.rgb))
             self._cache.put(key, parts)
         return parts
 
     def look_together(
         self, pictures: Sequence[list[Part]], asked: Sequence[tuple[int, str]], gate: Gate, max_tokens: int | None
-    ) -> list[tuple[Trace, float]]:
-        """One look at several questions, each on one of the pictures (by number): traces and confidences.
+    ) -> list[tuple[Trace, float, float | None]]:
+        """One look at several questions, each on one of the pictures (by number): traces, confidences, familiarity.
 
         See `Engine.answer_together`.
         """
         self._opened = None
         prompt = self.bundle.manifest.prompt
         pieces = [(number, question_pieces(question, prompt)) for number, question in asked]
-        early: list[float] = []
+        early: list[tuple[float, float | None]] = []
 
         def go_on(traces: Sequence[Trace]) -> list[bool]:
-            early.extend(self.confidence.score(trace) for trace in traces)
-            return [gate.answers(score) for score in early]
+            early.extend(map(self.scores, traces))
+            return [gate.answers(*scores) for scores in early]
 
         traces = self._engine.answer_together(
             pictures, pieces, max_tokens or prompt.max_tokens, go_on if self.confidence.early else None
         )
-        return list(zip(traces, early or [self.confidence.score(trace) for trace in traces], strict=True))
+        return [(trace, *scores) for trace, scores in zip(traces, early or map(self.scores, traces), strict=True)]
 
     def cells(self, parts: Sequence[Part], question: str, max_tokens: int | None) -> tuple[int, int, int]:
         """Cells of the KV cache that a picture takes, a question, and the longest answer to it."""
@@ -213,10 +223,10 @@ class Session:
 
     # -- drift watch --------------------------------------------------------------------------------------------------
 
-    def count(self, confidence: float) -> None:
-        """For the drift watch, where it is on; only confidences that calibration would have seen."""
+    def count(self, confidence: float, familiarity: float | None) -> None:
+        """For the drift watch, where it is on; only what calibration would have seen."""
         if self._watch:
-            self._counted.append(confidence)
+            self._counted.append((confidence, familiarity))
             if len(self._counted) >= COUNTED_TOGETHER:
                 self._write_counts()
 

@@ -5,23 +5,19 @@ All of them read features (`trace.features`), so that the device, calibration an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.bundles import onnx_file
 from edge_vqa.bundles.manifest import Temperature
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import onnx_runtime
 from edge_vqa.trust import trace as traces
+from edge_vqa.trust.estimator import Estimator, Features
 from edge_vqa.trust.trace import STATISTICS, Array, Trace
 
-Features: TypeAlias = Mapping[str, Array]
 Floats: TypeAlias = npt.NDArray[np.float64]
-MAX_SELECTOR_BYTES = 16 * 2**20
 
 
 class Confidence:
@@ -118,42 +114,18 @@ def logit(features: Features) -> Floats:
 
 
 class Selector(Confidence):
-    """Extrinsic confidence: a trained estimator over the trace, an ONNX graph (Dancette et al., CVPR 2023).
-
-    Raises EdgeVqaError when the graph does not read, or was made for another LM, vision tower or feature schema.
-    """
+    """Extrinsic confidence: a trained estimator over the trace (Dancette et al., CVPR 2023). Raises as `Estimator` does."""
 
     name = "selector"
     calibrated = True
     role = "selector"
 
     def __init__(self, bundle: Bundle) -> None:
-        info = bundle.manifest.selectors[self.role]
-        path = bundle.files[self.role]
-        again = "train and export the Selector for this bundle: edge-vqa-selector"
-        if bundle.fingerprint != (info.lm_sha256, info.vision_sha256):
-            raise EdgeVqaError(f"{path.name} was trained for another LM or vision tower", again)
-        if info.schema != traces.SCHEMA:
-            raise EdgeVqaError(f"{path.name} reads feature schema {info.schema}, this version writes {traces.SCHEMA}", again)
-        if path.stat().st_size > MAX_SELECTOR_BYTES:
-            raise EdgeVqaError(f"{path.name} is larger than {MAX_SELECTOR_BYTES >> 20} MB", again)
-        onnx_file.check_selector(path)
-        self._session: Any = onnx_runtime.open_session(path.read_bytes(), path.name, again)
-        shapes = {i.name: i.shape[-1] for i in self._session.get_inputs()}
-        stored = self._session.get_modelmeta().custom_metadata_map
-        if shapes != info.dimensions or stored.get("lm_sha256") != info.lm_sha256:
-            raise EdgeVqaError(f"{path.name} is not the Selector that bundle.json describes", again)
-        self._inputs = tuple(shapes)
+        self._estimate = Estimator(bundle, self.role, "confidence")
 
     def score_features(self, features: Features) -> Array:
-        """A graph that yields no number yields 0: abstain."""
-        try:
-            values = self._session.run(["confidence"], {name: features[name] for name in self._inputs})[0].reshape(-1)
-        except Exception as error:
-            raise EdgeVqaError(
-                f"the Selector does not fit this model ({str(error).splitlines()[0]})", "train it again for this bundle"
-            ) from None
-        return np.minimum(np.where(values > 0, values, np.float32(0)), np.float32(1))  # what is no number is not > 0 either
+        """See `Estimator`."""
+        return self._estimate(features)
 
 
 class SelectorEarly(Selector):
@@ -174,7 +146,7 @@ def choose(bundle: Bundle, name: str | None = None) -> Confidence:
     if name is None:
         name = (
             Selector.name
-            if "selector" in manifest.selectors
+            if "selector" in manifest.estimators
             else TemperatureScaling.name
             if manifest.temperature
             else "maxprob"
@@ -189,7 +161,7 @@ def choose(bundle: Bundle, name: str | None = None) -> Confidence:
         return TemperatureScaling(manifest.temperature)
     for kind in (Selector, SelectorEarly):
         if name == kind.name:
-            if kind.role not in manifest.selectors:
+            if kind.role not in manifest.estimators:
                 raise EdgeVqaError(lacks, fit)
             return kind(bundle)
     raise EdgeVqaError(f"a confidence method {name!r} is unknown", f"use one of {', '.join(METHODS)}")

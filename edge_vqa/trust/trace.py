@@ -23,6 +23,8 @@ STATISTICS = (
     "ended",
 )
 EARLY = ("image", "first_hidden", "first_statistics")  # known before the second token is decoded
+SELECTED = (*EARLY, "answer_hidden", "statistics")  # what a Selector may read
+PICTURE = ("image", "image_spread", "pixels", "summary")  # what tells how familiar a picture is
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Trace:
     """What the engine recorded for one answer. The end token, when it came, is the last of `tokens`.
 
     image [n_embd]: mean image embedding; first_hidden [n_embd]: final state that predicts the first token;
-    answer_hidden [n_embd]: mean of the final states that predict the tokens.
+    answer_hidden [n_embd]: mean of the final states that predict the tokens. image_spread [n_embd], the standard
+    deviation of its embeddings, pixels and summary (see `ImageTokens`) are for judging how familiar the picture is.
     """
 
     tokens: tuple[TokenTrace, ...]
@@ -70,6 +73,9 @@ class Trace:
     answer_hidden: Array
     image_tokens: int
     prompt_tokens: int
+    image_spread: Array
+    pixels: Array | None
+    summary: Array | None
 
     @property
     def maxprob(self) -> float:
@@ -103,8 +109,9 @@ def _largest(values: Array, n: int = 5, rows: int = 64) -> Array:
 
 
 def features(trace: Trace) -> dict[str, Array]:
-    """Trace -> named features, schema 2, each [1, d]: `image`, `first_hidden`, `answer_hidden` (d = n_embd),
-    `first_statistics` (`FIRST`) and `statistics` (`STATISTICS`). Those in `EARLY` are the same after one token as at the end.
+    """Trace -> named features, schema 2, each [1, d]: `image`, `image_spread`, `first_hidden`, `answer_hidden` (d = n_embd),
+    `first_statistics` (`FIRST`), `statistics` (`STATISTICS`) and, where there are some, `pixels` and `summary`. Those in
+    `EARLY` and `PICTURE` are the same after one token as at the end.
 
     Source of the choice: Dancette et al., CVPR 2023, section 3.2.
     """
@@ -121,8 +128,10 @@ def features(trace: Trace) -> dict[str, Array]:
         float(len(tokens)),
         float(trace.ended),
     )
-    return {
-        "image": trace.image[None],
+    picture = {"image": trace.image[None], "image_spread": trace.image_spread[None]}
+    more = {"pixels": trace.pixels, "summary": trace.summary}
+    picture |= {name: values[None] for name, values in more.items() if values is not None}
+    return picture | {
         "first_hidden": trace.first_hidden[None],
         "answer_hidden": trace.answer_hidden[None],
         "first_statistics": np.array([[first.logprob, first.entropy, first.margin, first.top5]], np.float32),

@@ -20,6 +20,7 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import HISTOGRAM
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trust.gate import Gate
 
 LAST = 1000
 LEAST = 100  # questions before anything is said
@@ -47,20 +48,24 @@ def bin_of(confidence: float) -> int:
 def path_of(bundle: Bundle, method: str) -> Path:
     """One file for a bundle's content and a method: another model or Selector starts anew."""
     manifest = bundle.manifest
-    content = [manifest.files[role].sha256 for role in sorted(manifest.files)] + [method, repr(_threshold(bundle, method))]
+    point = manifest.default_point(method)
+    limits = repr(point and (point.threshold, point.familiarity))
+    content = [manifest.files[role].sha256 for role in sorted(manifest.files)] + [method, limits]
     key = hashlib.sha256("\n".join(content).encode()).hexdigest()[:12]
     return store.home() / "watch" / f"{manifest.name}-{key}.json"
 
 
-def record(bundle: Bundle, method: str, confidences: Sequence[float]) -> None:
-    """Add confidences. Counting never stands in the way of an answer: a home that cannot be written is left alone."""
-    path, threshold = path_of(bundle, method), _threshold(bundle, method)
+def record(bundle: Bundle, method: str, scores: Sequence[tuple[float, float | None]]) -> None:
+    """Add confidences with their familiarity. Counting never stands in the way of an answer: a home that cannot be written is
+    left alone."""
+    path, point = path_of(bundle, method), bundle.manifest.default_point(method)
+    gate = Gate(point.threshold, familiarity=point.familiarity) if point else Gate(None)
     with contextlib.suppress(OSError, EdgeVqaError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             seen = read(bundle, method)
-            seen += [(bin_of(c), threshold is not None and c >= threshold) for c in confidences]
+            seen += [(bin_of(confidence), gate.answers(confidence, familiarity)) for confidence, familiarity in scores]
             content = {"schema": SCHEMA, "bins": [b for b, _ in seen[-LAST:]], "answered": [int(a) for _, a in seen[-LAST:]]}
             write_bytes(path, json.dumps(content).encode())
 
@@ -132,8 +137,3 @@ def two_proportions(p: float, n: int, q: float, m: int) -> float:
     pooled = (p * n + q * m) / (n + m)
     spread = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     return 1.0 if spread == 0 else math.erfc(abs(p - q) / spread / math.sqrt(2))
-
-
-def _threshold(bundle: Bundle, method: str) -> float | None:
-    point = bundle.manifest.default_point(method)
-    return point.threshold if point else None

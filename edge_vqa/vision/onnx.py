@@ -24,14 +24,17 @@ def open_session(path: Path, preprocessing: Preprocessing, threads: int) -> Any:
 
 
 class OnnxTower:
-    """Owns an ONNX Runtime session. The graph takes `pixels` uint8 [1, h, w, 3], and yields `embeddings` [tokens, n_embd]."""
+    """Owns an ONNX Runtime session. The graph takes `pixels` uint8 [1, h, w, 3], and yields `embeddings` [tokens, n_embd]; it
+    may also yield a `summary` [1, d], see `ImageTokens`."""
 
     def __init__(self, session: Any, path: Path, n_embd: int, preprocessing: Preprocessing) -> None:
         """session: of `open_session`. n_embd: width of the LM's input embeddings."""
         self._path, self._n_embd, self._preprocessing, self._session = path, n_embd, preprocessing, session
         inputs = [(i.name, i.type) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.shape[-1]) for o in self._session.get_outputs()]
-        if inputs != [("pixels", "tensor(uint8)")] or outputs != [("embeddings", n_embd)]:
+        outputs = {o.name: o.shape for o in self._session.get_outputs()}
+        self._outputs = [name for name in ("embeddings", "summary") if name in outputs]
+        fits = len(self._outputs) == len(outputs) and outputs.get("embeddings", [0])[-1] == n_embd
+        if inputs != [("pixels", "tensor(uint8)")] or not fits:
             raise EdgeVqaError(f"{path.name} is not a vision tower for this LM", AGAIN)
 
     def encode(self, pixels: Rgb) -> list[Part]:
@@ -39,7 +42,7 @@ class OnnxTower:
         pixels = checked(pixels)
         height, width, _ = pixels.shape
         try:
-            (embeddings,) = self._session.run(["embeddings"], {"pixels": pixels[None]})
+            embeddings, *rest = self._session.run(self._outputs, {"pixels": pixels[None]})
         except Exception as error:
             raise EdgeVqaError(f"the picture could not be encoded ({str(error).splitlines()[0]})", AGAIN) from None
         expected = self._preprocessing.tokens(width, height)
@@ -49,13 +52,14 @@ class OnnxTower:
                 f" the bundle says {expected} tokens",
                 AGAIN,
             )
+        summary = rest[0].reshape(-1) if rest else None  # what is no number here, no picture is familiar with
         if self._preprocessing.method != "dynamic":
-            return [ImageTokens(embeddings, None, expected, causal=True)]
+            return [ImageTokens(embeddings, None, expected, True, summary)]
         unit = self._preprocessing.tile
         rows, columns = height // unit, width // unit
         places = np.zeros((4, expected), np.int32)  # time, row, column, unused
         places[1], places[2] = np.divmod(np.arange(expected, dtype=np.int32), columns)
-        return [ImageTokens(embeddings, places, max(rows, columns), causal=True)]
+        return [ImageTokens(embeddings, places, max(rows, columns), True, summary)]
 
     def close(self) -> None:
         """See `vision.Tower`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -19,16 +20,27 @@ class ImageTokens:
 
     embeddings: [n_tokens, n_embd]. positions: [4, n_tokens] from the first one on (time, row, column, unused), for LMs with
     M-RoPE, which take `n_positions` in all; None where tokens simply follow each other. causal: whether a token sees only
-    those before it.
+    those before it. For judging how familiar the picture is: summary [d], what a tower may tell beside its tokens, and
+    pixels, see `pixel_statistics`, which `Session` adds to the first of a picture.
     """
 
     embeddings: Embeddings
     positions: npt.NDArray[np.int32] | None
     n_positions: int
     causal: bool
+    summary: Embeddings | None = None
+    pixels: Embeddings | None = None
 
 
 Part: TypeAlias = "list[int] | ImageTokens"  # of a prompt: what its tokenizer or its tower made
+
+
+def with_pixels(parts: Sequence[Part], pixels: Embeddings) -> list[Part]:
+    """The parts, the first ImageTokens with the pixel statistics of the picture."""
+    number = next(n for n, part in enumerate(parts) if isinstance(part, ImageTokens))
+    first = parts[number]
+    assert isinstance(first, ImageTokens)
+    return [*parts[:number], replace(first, pixels=pixels), *parts[number + 1 :]]
 
 
 class Tower(Protocol):

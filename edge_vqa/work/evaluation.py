@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edge_vqa import metrics
 from edge_vqa.bundles.manifest import OperatingPoint
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.trust.gate import Gate
 from edge_vqa.trust.intervals import SEED, Figure, draws, interval
 from edge_vqa.work.questions import Question
 
@@ -30,11 +31,22 @@ DRAWS, MANY, FEW_DRAWS = 1000, 20_000, 200  # fewer draws for more than MANY que
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """n answers: VQA accuracy [n], the picture of each [n], and confidence [n] by method, the gate's own method first."""
+    """n answers: VQA accuracy [n], the picture of each [n], confidence [n] by method, the gate's own method first, and how
+    familiar each picture is [n], where the bundle has an estimate of that."""
 
     accuracy: Floats
     pictures: Sequence[str]
     confidence: Mapping[str, Floats]
+    familiarity: Floats | None = None
+
+    def answered(self, point: OperatingPoint) -> npt.NDArray[np.bool_]:
+        """Which are given [n] at an operating point of the gate's own method."""
+        scores = zip(next(iter(self.confidence.values())), self._familiarity(), strict=True)
+        gate = Gate(point.threshold, familiarity=point.familiarity)
+        return np.array([gate.answers(confidence, familiarity) for confidence, familiarity in scores])
+
+    def _familiarity(self) -> Iterable[float | None]:
+        return [None] * len(self.accuracy) if self.familiarity is None else self.familiarity
 
 
 @dataclass(frozen=True)
@@ -78,12 +90,14 @@ def judge(questions: Sequence[Question], answers: Path) -> tuple[Judged, list[Ca
     """
     cases, methods = [], {}
     maxprob: list[float] = []
+    familiarity: list[float | None] = []
     for question, line in zip(questions, map(json.loads, answers.read_bytes().splitlines()), strict=True):
         if "error" in line:
             continue
         accuracy = metrics.vqa_accuracy(line["candidate"], question.answers)
         cases.append(Case(question, line["candidate"], line["confidence"], accuracy))
         maxprob.append(line["maxprob"])
+        familiarity.append(line.get("familiarity"))
         methods[line["confidence_method"]] = True
     if not cases:
         raise EdgeVqaError("not one question could be asked", f"{answers} says why")
@@ -93,8 +107,59 @@ def judge(questions: Sequence[Question], answers: Path) -> tuple[Judged, list[Ca
         accuracy=np.array([case.accuracy for case in cases]),
         pictures=[str(case.question.image) for case in cases],
         confidence=confidence | ({} if method == "maxprob" else {"maxprob": np.array(maxprob)}),
+        familiarity=None if None in familiarity else np.array(familiarity, np.float64),
     )
     return judged, cases
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What the gate makes of a set of foreign pictures, at the default operating point. answered: share of the questions;
+    wrong: of all questions, those answered wrongly; auroc: how well its pictures are told from familiar ones by their
+    familiarity; fpr95: how many pass for familiar where 95 % of the familiar do. The latter are nan without familiarity."""
+
+    name: str
+    questions: int
+    answered: Figure
+    wrong: Figure
+    auroc: Figure
+    fpr95: Figure
+
+
+def foreign(name: str, judged: Judged, familiar: Judged, point: OperatingPoint | None) -> Foreign:
+    """A set against familiar questions. point: None where the bundle has none: then everything is answered."""
+    given = np.ones(len(judged.accuracy)) if point is None else judged.answered(point) * 1.0
+    wrong = given * (1 - judged.accuracy)
+    ours, theirs = _one_a_picture(judged), _one_a_picture(familiar)
+
+    def told(ours: Floats, theirs: Floats) -> tuple[float, float]:
+        if not len(ours) or not len(theirs):
+            return math.nan, math.nan
+        auroc = metrics.auroc(np.concatenate([theirs, ours]), np.repeat([1.0, 0.0], [len(theirs), len(ours)]))
+        return auroc, float((ours >= np.quantile(theirs, 0.05)).mean())
+
+    rng = np.random.default_rng(SEED)
+    shares = np.array(
+        [(np.average(given, weights=t), np.average(wrong, weights=t)) for t in draws(judged.pictures, DRAWS, rng)]
+    )
+    apart = np.array([told(rng.choice(ours, len(ours)), rng.choice(theirs, len(theirs))) for _ in range(FEW_DRAWS)])
+    auroc, fpr95 = told(ours, theirs)
+    return Foreign(
+        name=name,
+        questions=len(given),
+        answered=Figure(float(given.mean()), *interval(shares[:, 0])),
+        wrong=Figure(float(wrong.mean()), *interval(shares[:, 1])),
+        auroc=Figure(auroc, *interval(apart[:, 0])),
+        fpr95=Figure(fpr95, *interval(apart[:, 1])),
+    )
+
+
+def _one_a_picture(judged: Judged) -> Floats:
+    """Familiarity of each picture; empty without an estimate of it."""
+    if judged.familiarity is None:
+        return np.zeros(0)
+    _, first = np.unique(np.asarray(judged.pictures), return_index=True)
+    return judged.familiarity[first]
 
 
 def evaluate(
@@ -109,6 +174,7 @@ def evaluate(
     gains = {method: _phi(c, accuracy, half) for method, c in judged.confidence.items()}
     first = next(iter(judged.confidence))
     points = [point for point in points if point.confidence == first]
+    given = [judged.answered(point) * 1.0 for point in points]
 
     def every(times: npt.NDArray[np.int64] | None) -> dict[tuple[str, str], float]:
         """Every figure when question i counts times[i] times."""
@@ -121,9 +187,8 @@ def evaluate(
                 found[method, name] = value
             for cost, values in gains[method].items():
                 found[method, f"phi_{cost}"] = float(np.average(values, weights=times))
-        for number, point in enumerate(points):
-            answered = np.zeros(n) if point.threshold is None else (judged.confidence[first] >= point.threshold) * 1.0
-            weights = answered if times is None else answered * times
+        for number in range(len(points)):
+            weights = given[number] if times is None else given[number] * times
             total = n if times is None else int(times.sum())
             found[str(number), "coverage"] = float(weights.sum() / total)
             found[str(number), "risk"] = float(weights @ (1 - accuracy) / weights.sum()) if weights.any() else math.nan

@@ -24,7 +24,7 @@ from edge_vqa.border.whole import write_bytes
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.pictures.open import open_picture
 from edge_vqa.trust.intervals import Figure
-from edge_vqa.work.evaluation import COSTS, RISKS, Case, Evaluation, Judged, oracle
+from edge_vqa.work.evaluation import COSTS, RISKS, Case, Evaluation, Foreign, Judged, oracle
 
 MISTAKES, SIDE = 12, 200  # how many are shown, and their pictures' longer side, pixels
 NAMES = {
@@ -44,12 +44,13 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated."""
+    """What was evaluated, and beside it sets of foreign pictures."""
 
     model: str
     data: str
     failed: int = 0
     missing: int = 0
+    foreign: Sequence[Foreign] = ()
 
 
 def write(folder: Path, subject: Subject, evaluation: Evaluation, judged: Judged, cases: Sequence[Case]) -> list[Path]:
@@ -84,8 +85,8 @@ def as_json(subject: Subject, evaluation: Evaluation) -> str:
     return visible.as_json(plain(asdict(subject) | asdict(evaluation)), indent=2) + "\n"
 
 
-def lines(evaluation: Evaluation) -> list[str]:
-    """What the terminal says: accuracy, operating points, then a table of methods."""
+def lines(evaluation: Evaluation, foreign: Sequence[Foreign] = ()) -> list[str]:
+    """What the terminal says: accuracy, operating points, a table of methods, then foreign sets."""
 
     def shown(figure: Figure, factor: float, digits: int) -> str:
         return html.unescape(_figure(figure, factor, digits).replace("<small>", "").replace("</small>", ""))
@@ -98,6 +99,9 @@ def lines(evaluation: Evaluation) -> list[str]:
     for name, (label, _, factor, digits) in ROWS.items():
         cells = (shown(figures[name], factor, digits) for figures in evaluation.methods.values())
         said.append(f"{label:8}" + "".join(f"{cell:<26}" for cell in cells).rstrip())
+    for one in foreign:
+        answered, wrong, auroc = shown(one.answered, 100, 1), shown(one.wrong, 100, 1), shown(one.auroc, 1, 3)
+        said.append(f"foreign: {one.name}: answered {answered} %, wrong per 100 asked {wrong}, told apart AUROC {auroc}")
     return said
 
 
@@ -186,6 +190,8 @@ def as_html(subject: Subject, evaluation: Evaluation, drawn: dict[str, bytes], m
     ]
     if evaluation.points:
         body += ["<h2>Operating points</h2>", _points(evaluation)]
+    if subject.foreign:
+        body += ["<h2>Foreign pictures</h2>", _foreign(subject.foreign)]
     body += ["<h2>How well confidence tells right from wrong</h2>", _methods(evaluation)]
     if drawn:
         body += ['<div class="plots">', *(f'<img alt="{name}" src="{_png(png)}">' for name, png in drawn.items()), "</div>"]
@@ -209,6 +215,16 @@ def _points(evaluation: Evaluation) -> str:
         threshold = "none: abstains always" if point.threshold is None else f"{point.threshold:.3f}"
         rows.append((f"{point.target:.0%}", threshold, _figure(point.coverage, 100, 1), _figure(point.risk, 100, 1)))
     return _table(("risk promised", "threshold", "coverage, %", "risk, %"), rows)
+
+
+def _foreign(sets: Sequence[Foreign]) -> str:
+    """At the default operating point."""
+    rows = []
+    for one in sets:
+        figures = [(one.answered, 100, 1), (one.wrong, 100, 1), (one.auroc, 1, 3), (one.fpr95, 100, 1)]
+        rows.append([html.escape(one.name), f"{one.questions:,}", *(_figure(*figure) for figure in figures)])
+    header = ("set", "questions", "answered, %", "wrong per 100 asked", "told apart, AUROC", "pass where 95 % familiar do, %")
+    return _table(header, rows)
 
 
 def _methods(evaluation: Evaluation) -> str:

@@ -41,23 +41,28 @@ SMALL = 2048  # weights of a tensor; below, it stays float32
 
 
 class Tower(nn.Module):
-    """Pixels uint8 [1, SIDE, SIDE, 3] -> image tokens [TOKENS, n_embd]."""
+    """Pixels uint8 [1, SIDE, SIDE, 3] -> image tokens [TOKENS, n_embd], and what they were told from, by which familiarity is
+    judged [1, WIDTH + 2 x STATE]: tokens are words, and any picture makes them."""
 
     def __init__(self, learner: Learner) -> None:
         super().__init__()
         self.eyes, self.fc, self.connector = eyes.Eyes(), learner.fc, learner.connector
         self.own, self.colours, self.finder = learner.own, learner.colours, learner.finder
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         mean, states = self.eyes(pixels)
-        return self.connector(self.fc(mean).softmax(-1), self.own(mean), self.colours(states), self.finder.find(states))[0]
+        told = self.connector(self.fc(mean).softmax(-1), self.own(mean), self.colours(states), self.finder.find(states))[0]
+        middle = states.mean(1)
+        away = states - middle[:, None]
+        spread = (away * away).mean(1).sqrt()
+        return told, torch.cat([mean.clamp(min=0).sqrt(), middle, spread], 1)
 
 
 def write_tower(tower: Tower, path: Path) -> None:
     """The graph with everything folded that can be: no node is left that only works out a shape."""
     stream = io.BytesIO()
     pixels = torch.zeros(1, eyes.SIDE, eyes.SIDE, 3, dtype=torch.uint8)
-    names = {"input_names": ["pixels"], "output_names": ["embeddings"]}
+    names = {"input_names": ["pixels"], "output_names": ["embeddings", "summary"]}
     torch.onnx.export(tower, (pixels,), stream, dynamo=False, opset_version=17, **names)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

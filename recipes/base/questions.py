@@ -49,8 +49,8 @@ class Builder:
         self.folder = out / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image: Image.Image | bytes, asked: list[tuple[str, str, list[str]]]) -> None:
-        """image: or the bytes of a JPEG file, kept as they are."""
+    def add(self, image: Image.Image | bytes, asked: list[tuple[str, str, list[str]]], **more: str) -> None:
+        """image: or the bytes of a JPEG file, kept as they are. more: keys of every line."""
         path = self.folder / f"{self.pictures:05d}.{'jpg' if isinstance(image, bytes) else 'png'}"
         self.pictures += 1
         if isinstance(image, bytes):
@@ -59,7 +59,7 @@ class Builder:
             image.save(path, compress_level=1)
         for kind, question, answers in asked:
             line = {"question_id": f"{self.name}-{len(self.lines)}", "image": f"{self.name}/{path.name}"}
-            self.lines.append(line | {"question": question, "answers": answers, "kind": kind})
+            self.lines.append(line | {"question": question, "answers": answers, "kind": kind} | more)
 
     def close(self) -> None:
         (self.out / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
@@ -141,7 +141,8 @@ def gate(name: str, data: Path, photos: Path, everything: list[Thing]) -> None:
         elif rng.random() < 0.15:
             image, asked = degrade(image, rng), [(f"degraded {k}", q, a) for k, q, a in asked]
         # what cannot be told from a picture: here to abstain is right, whatever the LM says
-        made.add(image, [(k, q, [UNANSWERABLE if a == questions.CANNOT_TELL else a]) for k, q, a in asked])
+        told = [(k, q, [UNANSWERABLE if a == questions.CANNOT_TELL else a]) for k, q, a in asked]
+        made.add(image, told, scene=kind)
     made.close()
 
 

@@ -164,13 +164,14 @@ class Builder:
         self.folder = OUT / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image: Image.Image, asked: list[Question]) -> None:
+    def add(self, image: Image.Image, asked: list[Question], **more: str) -> None:
+        """more: keys of every line."""
         path = self.folder / f"{self.pictures:05d}.png"
         self.pictures += 1
         image.save(path, compress_level=1)
         for kind, question, answer in asked:
             line = {"question_id": f"{self.name}-{len(self.lines)}", "image": f"{self.name}/{path.name}"}
-            self.lines.append(line | {"question": question, "answers": [answer], "kind": kind})
+            self.lines.append(line | {"question": question, "answers": [answer], "kind": kind} | more)
 
     def close(self) -> None:
         (OUT / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))
@@ -229,7 +230,7 @@ def mix(name: str, count: int, pool: Pool, per_picture: int, parts: tuple[str, .
             asked = [questions.Asker(rng, part).unknowable(present)]
         elif rng.random() < 0.15:
             image, asked = degrade(image, rng), [(f"degraded {k}", q, a) for k, q, a in asked]
-        made.add(image, asked)
+        made.add(image, asked, scene=kind)
     made.close()
 
 

@@ -1,19 +1,20 @@
-"""Worlds that no bundle was made for, drawn from nothing, and copies of pictures that spoil them.
+"""Worlds that no bundle was made for, drawn from nothing, and copies of pictures that spoil them: what judges familiarity.
 
     python -m recipes.trust.foreign -o FOLDER    # a sheet of each, to look at
 
-Each is used for fitting or for judging, never for both (`WORLDS`, `COPIES`): what judges is drawn by other functions, in other
-fonts.
+None of them fits anything: familiarity learns from what `selector_onnx.strange` draws, by other functions, with other text in
+another font, and for the mini from photos.
 
-| world | fitting | judging |
+| | fitting | judging |
 |---|---|---|
-| noise | uniform | normal, specks, clouds |
-| colour | gradients from side to side | plain, rings, stripes |
-| documents | pages of text | tables, receipts |
-| drawings | boxes and arrows | scribbles, maps |
-| screens | a terminal | windows with buttons, charts |
-| radiographs | | grey, soft shapes with grain |
-| copies | negative, turned upside down | grey, one bit, transparent, tiny, wide, turned by 90 degrees |
+| noise | uniform, cells | normal, specks, clouds |
+| colour | gradients, waves, checks | plain, rings, stripes |
+| documents | pages and forms | tables, receipts |
+| drawings | polygons, boxes and lines | scribbles, maps |
+| screens | a terminal, panels | windows with buttons, charts |
+| radiographs | blobs out of focus | grey, soft shapes with grain |
+| photos (the mini) | groceries, clothes, ImageNet's classes | everyday |
+| copies | negative, tinted, posterised, shuffled, scrambled, washed | grey, one bit, transparent, tiny, wide, turned |
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter
 
 from recipes.mini import scenes
 
 SIDES = (160, 480)  # pixels, smallest and largest
-FONTS = {"fitting": scenes.FONTS[::2], "judging": scenes.FONTS[1::2]}
+FONTS = scenes.FONTS[1::2]
 Colour = tuple[int, int, int]
 Draw = Callable[[Random], Image.Image]
 
@@ -58,11 +58,6 @@ def _grid(wide: int, high: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- noise
-
-
-def uniform(rng: Random) -> Image.Image:
-    wide, high = size(rng)
-    return _picture(_noise(rng).integers(0, 256, (high, wide, 3)))
 
 
 def normal(rng: Random) -> Image.Image:
@@ -96,15 +91,6 @@ def clouds(rng: Random) -> Image.Image:
 # --- colour
 
 
-def gradient(rng: Random) -> Image.Image:
-    wide, high = size(rng)
-    x, y = _grid(wide, high)
-    angle = rng.uniform(0, 2 * math.pi)
-    share = x * math.cos(angle) + y * math.sin(angle)
-    share = ((share - share.min()) / np.ptp(share))[..., None]
-    return _picture((1 - share) * np.array(colour(rng)) + share * np.array(colour(rng)))
-
-
 def plain(rng: Random) -> Image.Image:
     return Image.new("RGB", size(rng), colour(rng))
 
@@ -136,27 +122,12 @@ def _number(rng: Random) -> str:
     return rng.choice((f"{rng.uniform(0, 900):.2f}", str(rng.randrange(10000)), f"{rng.randint(1, 99)} %"))
 
 
-def page(rng: Random, part: str = "fitting") -> Image.Image:
-    """Paragraphs, dark on light, a heading now and then."""
-    wide, high = rng.randint(260, 480), rng.randint(320, 600)
-    image = Image.new("RGB", (wide, high), colour(rng, 225))
-    brush, name, ink = ImageDraw.Draw(image), rng.choice(FONTS[part]), colour(rng, 0, 70)
-    height, y = rng.randint(8, 16), 20
-    while y < high - 24:
-        heading = rng.random() < 0.1
-        font = scenes.font_of(name, height + 6 if heading else height)
-        brush.text((18, y), _line(rng, 3 if heading else 20), font=font, fill=ink)
-        y += round(height * (1.9 if heading or rng.random() < 0.12 else 1.25))
-    brush.rectangle((wide - 18, 0, wide, high), fill=image.getpixel((0, 0)))
-    return image
-
-
 def table(rng: Random) -> Image.Image:
     """Rows and columns of words and numbers, ruled."""
     columns, rows = rng.randint(3, 6), rng.randint(5, 14)
     cell, line = rng.randint(56, 90), rng.randint(18, 30)
     image = Image.new("RGB", (columns * cell + 20, rows * line + 20), colour(rng, 230))
-    brush, font, ink = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS["judging"]), 11), colour(rng, 0, 90)
+    brush, font, ink = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS), 11), colour(rng, 0, 90)
     for row in range(rows + 1):
         brush.line((10, 10 + row * line, 10 + columns * cell, 10 + row * line), fill=ink)
     for column in range(columns + 1):
@@ -172,7 +143,7 @@ def receipt(rng: Random) -> Image.Image:
     """Narrow, goods and prices, a little askew on a darker ground."""
     wide, lines = rng.randint(150, 220), rng.randint(10, 22)
     paper = Image.new("RGBA", (wide, lines * 17 + 60), (*colour(rng, 235), 255))
-    brush, font = ImageDraw.Draw(paper), scenes.font_of(rng.choice(FONTS["judging"]), 12)
+    brush, font = ImageDraw.Draw(paper), scenes.font_of(rng.choice(FONTS), 12)
     brush.text((wide // 4, 10), _line(rng, 1).upper(), font=font, fill=(30, 30, 30))
     for line in range(lines):
         brush.text((10, 36 + 17 * line), _line(rng, 1), font=font, fill=(30, 30, 30))
@@ -183,21 +154,11 @@ def receipt(rng: Random) -> Image.Image:
     return ground
 
 
-def terminal(rng: Random) -> Image.Image:
-    wide, high = rng.randint(320, 480), rng.randint(220, 360)
-    image = Image.new("RGB", (wide, high), colour(rng, 0, 40))
-    brush, font = ImageDraw.Draw(image), scenes.font_of("hack/Hack-Regular.ttf", 11)
-    for y in range(8, high - 14, 15):
-        text = f"{rng.choice(('$ ', '', '  ', '- '))}{_line(rng, rng.randint(1, 7))}"
-        brush.text((8, y), text, font=font, fill=rng.choice(((220, 220, 220), (120, 220, 120), (230, 200, 90))))
-    return image
-
-
 def window(rng: Random) -> Image.Image:
     """A bar, fields and buttons, as programs show them."""
     wide, high = rng.randint(300, 480), rng.randint(220, 400)
     image = Image.new("RGB", (wide, high), colour(rng, 215, 250))
-    brush, font, accent = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS["judging"]), 12), colour(rng, 30, 180)
+    brush, font, accent = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS), 12), colour(rng, 30, 180)
     brush.rectangle((0, 0, wide, 26), fill=accent)
     brush.text((10, 6), _line(rng, 2), font=font, fill=(250, 250, 250))
     for number in range(3):
@@ -219,7 +180,7 @@ def chart(rng: Random) -> Image.Image:
     """Lines, bars or a pie, with axes."""
     wide, high = rng.randint(260, 460), rng.randint(200, 360)
     image = Image.new("RGB", (wide, high), (255, 255, 255))
-    brush, font, kind = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS["judging"]), 10), rng.choice("lbp")
+    brush, font, kind = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS), 10), rng.choice("lbp")
     colours = [colour(rng, 20, 220) for _ in range(6)]
     if kind == "p":
         ends, at = sorted(rng.uniform(0, 360) for _ in range(rng.randint(3, 6))), 0.0
@@ -248,26 +209,6 @@ def chart(rng: Random) -> Image.Image:
 # --- drawings, radiographs
 
 
-def boxes(rng: Random) -> Image.Image:
-    """Boxes with words, joined by arrows."""
-    wide, high = rng.randint(300, 480), rng.randint(220, 400)
-    image = Image.new("RGB", (wide, high), colour(rng, 235))
-    brush, font = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS["fitting"]), 12)
-    middles = [(rng.uniform(50, wide - 50), rng.uniform(30, high - 30)) for _ in range(rng.randint(3, 7))]
-    for one, other in pairwise(middles):
-        brush.line((*one, *other), fill=(60, 60, 60), width=2)
-        angle = math.atan2(other[1] - one[1], other[0] - one[0])
-        middle = [(a + b) / 2 for a, b in zip(one, other, strict=True)]
-        ends = [(middle[0] - 10 * math.cos(angle + turn), middle[1] - 10 * math.sin(angle + turn)) for turn in (0.4, -0.4)]
-        brush.polygon([tuple(middle), *ends], fill=(60, 60, 60))
-    for x, y in middles:
-        brush.rounded_rectangle(
-            (x - 40, y - 16, x + 40, y + 16), rng.choice((0, 6, 16)), fill=colour(rng, 180), outline=(60, 60, 60)
-        )
-        brush.text((x - 24, y - 7), _line(rng, 1), font=font, fill=(20, 20, 20))
-    return image
-
-
 def _walk(rng: Random, wide: int, high: int, steps: int, stride: float) -> list[tuple[float, float]]:
     x, y, angle = rng.uniform(0, wide), rng.uniform(0, high), rng.uniform(0, 2 * math.pi)
     points = [(x, y)]
@@ -294,7 +235,7 @@ def street_map(rng: Random) -> Image.Image:
     """Roads, water and parks from above, some with names."""
     wide, high = size(rng)
     image = Image.new("RGB", (wide, high), (238, 234, 224))
-    brush, font = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS["judging"]), 10)
+    brush, font = ImageDraw.Draw(image), scenes.font_of(rng.choice(FONTS), 10)
     for fill in ((170, 205, 225), (190, 222, 170)):
         for _ in range(rng.randint(0, 2)):
             x, y = rng.uniform(0, wide), rng.uniform(0, high)
@@ -325,41 +266,24 @@ def radiograph(rng: Random) -> Image.Image:
     return _picture(np.asarray(layer) + _noise(rng).normal(0, rng.uniform(2, 9), (high, wide)))
 
 
-WORLDS: dict[str, dict[str, Draw]] = {
-    "fitting": {
-        "noise: uniform": uniform,
-        "colour: gradient": gradient,
-        "documents: page": page,
-        "drawings: boxes": boxes,
-        "screens: terminal": terminal,
-    },
-    "judging": {
-        "noise: normal": normal,
-        "noise: specks": specks,
-        "noise: clouds": clouds,
-        "colour: plain": plain,
-        "colour: rings": rings,
-        "colour: stripes": stripes,
-        "documents: table": table,
-        "documents: receipt": receipt,
-        "drawings: scribble": scribble,
-        "drawings: map": street_map,
-        "screens: window": window,
-        "screens: chart": chart,
-        "radiographs": radiograph,
-    },
+WORLDS: dict[str, Draw] = {
+    "noise_normal": normal,
+    "noise_specks": specks,
+    "noise_clouds": clouds,
+    "colour_plain": plain,
+    "colour_rings": rings,
+    "colour_stripes": stripes,
+    "documents_table": table,
+    "documents_receipt": receipt,
+    "drawings_scribble": scribble,
+    "drawings_map": street_map,
+    "screens_window": window,
+    "screens_chart": chart,
+    "radiographs": radiograph,
 }
 
 
 # --- copies of pictures
-
-
-def negative(image: Image.Image) -> Image.Image:
-    return ImageOps.invert(image.convert("RGB"))
-
-
-def upside_down(image: Image.Image) -> Image.Image:
-    return image.transpose(Image.Transpose.ROTATE_180)
 
 
 def turned(image: Image.Image) -> Image.Image:
@@ -394,9 +318,13 @@ def wide(image: Image.Image) -> Image.Image:
     return image.crop((0, middle - half, image.width, middle + half))
 
 
-COPIES: dict[str, dict[str, Callable[[Image.Image], Image.Image]]] = {
-    "fitting": {"negative": negative, "upside down": upside_down},
-    "judging": {"grey": grey, "one bit": one_bit, "transparent": transparent, "tiny": tiny, "wide": wide, "turned": turned},
+COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "grey": grey,
+    "one_bit": one_bit,
+    "transparent": transparent,
+    "tiny": tiny,
+    "wide": wide,
+    "turned": turned,
 }
 
 
@@ -414,9 +342,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     output = parser.parse_args().output
     output.mkdir(parents=True, exist_ok=True)
-    for worlds in WORLDS.values():
-        for name, draw in worlds.items():
-            sheet(draw, name).save(output / f"{name.replace(': ', '_')}.png")
+    for name, draw in WORLDS.items():
+        sheet(draw, name).save(output / f"{name}.png")
 
 
 if __name__ == "__main__":

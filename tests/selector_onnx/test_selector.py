@@ -228,7 +228,7 @@ def test_the_gate_costs_at_most_a_millisecond(mini: Bundle) -> None:
     with load("mini") as model:
         trace = model.ask(EXAMPLES / "price.png", "how much is it?").trace
     selector, times = Selector(mini), []
-    assert set(features(trace)) == set(mini.manifest.selectors["selector"].dimensions)
+    assert set(features(trace)) == set(mini.manifest.estimators["selector"].dimensions)
     for _ in range(200):
         began = time.perf_counter()
         selector.score(trace)

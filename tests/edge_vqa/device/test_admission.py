@@ -177,7 +177,7 @@ def point_elsewhere(made: ModelProto) -> None:
 def test_hostile_selectors_are_refused_before_they_run(copied: Path, change: Callable[[ModelProto], object], said: str) -> None:
     path = changed(copied, "selector.onnx", change)
     with pytest.raises(EdgeVqaError, match=said):
-        onnx_file.check_selector(path)
+        onnx_file.check_estimator(path)
     with pytest.raises(EdgeVqaError, match=said):
         load_model(copied)
 
@@ -193,7 +193,7 @@ def test_metadata_that_is_no_text_is_one_line(copied: Path, run: Run) -> None:
 
 def test_our_own_graphs_are_admitted(tmp_path: Path, mini: Bundle) -> None:
     for role in ("selector", "selector_early"):
-        onnx_file.check_selector(mini.files[role])
+        onnx_file.check_estimator(mini.files[role])
     for kind in ("f32", "f16", "int8"):
         options = Options(quant="q8_0", vision_type="f32", vision_backend="onnx", onnx_type=kind)
         convert(CHECKPOINT, tmp_path / kind, options)
