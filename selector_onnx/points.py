@@ -6,8 +6,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import HISTOGRAM, Calibration, Cascade, Foreign, Manifest, OperatingPoint
@@ -20,6 +22,7 @@ from selector_onnx.collect import Array, Traces
 from selector_onnx.export import without
 from selector_onnx.threshold import METHOD, contaminated_risk, select_threshold, worst_foreign
 
+Numbers: TypeAlias = "npt.NDArray[np.floating]"
 UNFAMILIAR = 0.02  # share of familiar pictures that may be refused as foreign
 
 
@@ -72,13 +75,13 @@ def choose(
     _refuse_dependent(traces)
     chosen, confidence, familiarity = scores(bundle, traces, method)
     name = chosen.name
-    kept = _familiar(confidence, familiarity, limits)
+    kept = where_familiar(confidence, familiarity, limits.unfamiliar)
     points = _points(chosen, kept[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
     if familiarity is not None:
         points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
     points = [_with_margin(point, kept, limits.margin) for point in points]
     if limits.foreign:
-        strangers = [_familiar(*scores(bundle, others, name)[1:], limits) for others in limits.foreign]
+        strangers = [where_familiar(*scores(bundle, others, name)[1:], limits.unfamiliar) for others in limits.foreign]
         points = [_with_foreign(point, kept, strangers, limits) for point in points]
     counts, _ = np.histogram(confidence, HISTOGRAM, (0, 1))
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
@@ -91,11 +94,11 @@ def choose(
     )
 
 
-def _familiar(confidence: Array, familiarity: Array | None, limits: Limits) -> Array:
+def where_familiar(confidence: Numbers, familiarity: Numbers | None, unfamiliar: float) -> Numbers:
     """Confidence [n], below every threshold where the picture is not familiar."""
     if familiarity is None:
         return confidence
-    return np.where(familiarity >= limits.unfamiliar, confidence, np.float32(-1))
+    return np.where(familiarity >= unfamiliar, confidence, confidence.dtype.type(-1))
 
 
 def _with_margin(point: OperatingPoint, kept: Array, margin: float) -> OperatingPoint:
@@ -150,7 +153,8 @@ def choose_cascade(
     chosen, first, familiar = scores(bundle, traces, method)
     again, other, familiar_too = scores(second.bundle, second.traces, chosen.name)
     accuracy = np.stack([traces.accuracy, second.traces.accuracy])
-    looks = np.stack([_familiar(first, familiar, limits), _familiar(other, familiar_too, limits)])
+    limit = limits.unfamiliar
+    looks = np.stack([where_familiar(first, familiar, limit), where_familiar(other, familiar_too, limit)])
     points = _points(again, looks, accuracy, traces.origin.data, risks, delta, default)
     if familiar is not None or familiar_too is not None:
         points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]

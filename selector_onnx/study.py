@@ -28,11 +28,12 @@ from edge_vqa.border import untrusted
 from edge_vqa.border.typed import typed
 from edge_vqa.border.whole import write_whole
 from edge_vqa.bundles import store
-from edge_vqa.bundles.manifest import llama_cpp_version
+from edge_vqa.bundles.manifest import OperatingPoint, llama_cpp_version
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import Floats
 from edge_vqa.model import load
 from edge_vqa.trust import confidence as methods
+from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust import intervals, trace
 from edge_vqa.trust.intervals import Figure
 from edge_vqa.trust.trace import EARLY
@@ -41,7 +42,8 @@ from edge_vqa.work import questions as files
 from selector_onnx import collect
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
-from selector_onnx.threshold import select_threshold
+from selector_onnx.points import UNFAMILIAR, where_familiar
+from selector_onnx.threshold import METHOD, select_threshold
 from selector_onnx.train import Trained
 
 VERSION = 1  # of what cells and Selectors depend on besides their inputs: raise it when the code's results change
@@ -88,7 +90,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Config:
-    """CONFIG.toml. mixes: per cent of OOD questions. main: folder of the bundle that the smaller tables are about."""
+    """CONFIG.toml. mixes: per cent of OOD questions. main: folder of the bundle that the smaller tables are about. foreign: by
+    name, questions files about pictures that it was not made for."""
 
     name: str
     data: Data
@@ -97,6 +100,7 @@ class Config:
     main: str
     mixes: tuple[int, ...] = (0, 25, 50, 75, 100)
     delta: float = 0.05
+    foreign: dict[str, str] = field(default_factory=dict)
 
 
 def read_config(path: Path) -> Config:
@@ -153,6 +157,7 @@ class Study:
     ablation: dict[tuple[str, int], Cell] = field(default_factory=dict)
     exposure: dict[tuple[str, int], Cell] = field(default_factory=dict)
     points: tuple[AtMix, ...] = ()
+    foreign: tuple[evaluation.Foreign, ...] = ()
 
 
 def run(config: Config, beside: Path, output: Path, *, jobs: int | None = None, progress: Progress) -> Study:
@@ -168,6 +173,8 @@ class Workshop:
     def __init__(self, config: Config, beside: Path, output: Path) -> None:
         self.config, self.output = config, output
         self.files = {name: beside / path for name, path in asdict(config.data).items() if path}
+        self._foreign = {name: f"foreign{number}" for number, name in enumerate(config.foreign)}
+        self.files |= {self._foreign[name]: beside / path for name, path in config.foreign.items()}
         self.bundles = {entry.folder: store.read(beside / entry.folder) for entry in config.bundle}
         self._digests = {name: store.sha256(_there(path)) for name, path in self.files.items()}
         for folder in ("traces", "selectors", "cells"):
@@ -178,9 +185,9 @@ class Workshop:
 
     def wanted(self) -> list[tuple[str, str]]:
         """(bundle, data set) to collect."""
-        every = [name for name in self.files if name != "calibration"]
-        cells = [(folder, name) for folder in self.bundles for name in every]
-        return [*cells, (self.config.main, "calibration")] if "calibration" in self.files else cells
+        alone = [name for name in self.files if name == "calibration" or name in self._foreign.values()]
+        cells = [(folder, name) for folder in self.bundles for name in self.files if name not in alone]
+        return cells + [(self.config.main, name) for name in alone]
 
     def traces_path(self, folder: str, name: str) -> Path:
         bundle = self.bundles[folder]
@@ -298,7 +305,29 @@ class Workshop:
             for mix in ends:
                 exposure["with", mix] = ablation["all", mix]
                 exposure["without", mix] = self.cell(main, f"plain {sources}", mix, plain)
-        return replace(study, methods=found, ablation=ablation, exposure=exposure, points=tuple(self._points()))
+        return replace(
+            study, methods=found, ablation=ablation, exposure=exposure, points=tuple(self._points()), foreign=self._strangers()
+        )
+
+    def _strangers(self) -> tuple[evaluation.Foreign, ...]:
+        """What the main bundle's gate makes of foreign sets, with its own familiarity where it has one, at 5 % risk."""
+        main, score = self.config.main, _by(self.selector(self.config.main))
+        if "calibration" not in self.files or not self._foreign:
+            return ()
+        estimate = familiarities.of(self.bundles[main])
+
+        def judged(traces: Traces) -> evaluation.Judged:
+            familiarity = None if estimate is None else estimate.score_features(traces.features).astype(np.float64)
+            confidence = {SELECTOR: score(traces).astype(np.float64)}
+            return evaluation.Judged(traces.accuracy.astype(np.float64), traces.picture.tolist(), confidence, familiarity)
+
+        known = judged(self.traces(main, "calibration"))
+        limit = None if known.familiarity is None else UNFAMILIAR
+        kept = where_familiar(known.confidence[SELECTOR], known.familiarity, UNFAMILIAR)
+        threshold = select_threshold(kept, known.accuracy, 0.05, self.config.delta, calibrated=True)
+        point = OperatingPoint(0.05, self.config.delta, threshold, METHOD, len(kept), "calibration", 0.0, familiarity=limit)
+        sets = ((name, judged(self.traces(main, kept_as))) for name, kept_as in self._foreign.items())
+        return tuple(evaluation.foreign(name, one, known, point) for name, one in sets)
 
     def _points(self) -> list[AtMix]:
         if "calibration" not in self.files:

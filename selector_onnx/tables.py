@@ -152,4 +152,13 @@ def _small(study: Study) -> list[str]:
             f"## Operating points of {main}, chosen on ID calibration questions (delta {config.delta:g})",
             _table(["risk", "threshold", *map(mix_name, config.mixes)], table),
         ]
+    if study.foreign:
+        rows_ = [
+            [one.name, f"{one.questions:,}", shown(one.answered, 100, 1), shown(one.wrong, 100, 1), shown(one.auroc, 1, 3)]
+            for one in study.foreign
+        ]
+        parts += [
+            f"## Foreign pictures, {main}, at 5 % risk",
+            _table(["set", "questions", "answered, %", "wrong per 100 asked", "told apart, AUROC"], rows_),
+        ]
     return parts
