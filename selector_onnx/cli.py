@@ -279,7 +279,7 @@ def threshold(
     ] = None,
     unfamiliar: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of familiar pictures that may be refused as foreign.")
-    ] = 0.02,
+    ] = 0.015,
     margin: Annotated[
         float, typer.Option(metavar="M", help="Add so much to every threshold: what other processors may change.")
     ] = 0.0,

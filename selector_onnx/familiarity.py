@@ -32,6 +32,7 @@ LEAST = 100  # pictures
 MEMBERS, WIDTH, MOST_WEIGHTS = 3, 64, 110_000  # of the MLP; weights of its first layers, and of a distance, at most
 STEPS, BATCH, DROPOUT = 1000, 128, (0.2, 0.3)
 FLOOR, FAR = 0.25, 8.0  # least scale of a feature, in medians of those of its input; what lies further counts as so far
+NARROW = 0.01  # added to the variance along every axis: where familiar pictures never differ, a hair does not count
 WEIGHTS = (1.0, 0.5, 0.5)  # of the exposed estimate and of the distances in the sum
 # shares at which a distribution is remembered: densely where pictures are refused; and the normal scores there
 SHARES: tuple[float, ...] = (
@@ -206,8 +207,8 @@ def _distance(z: Array) -> Distance:
     k = max(1, min(d - 1, n // 5, MOST_WEIGHTS // d))
     axes = principal_directions(z, k)
     along = ((z @ axes) ** 2).mean(0)
-    rest = max(float((z * z).sum(1).mean() - along.sum()) / (d - k), 1e-3)
-    return Distance(np.ascontiguousarray(axes.T), np.asarray(1 / np.maximum(along, 1e-3) - 1 / rest, np.float32), 1 / rest)
+    rest = max(float((z * z).sum(1).mean() - along.sum()) / (d - k), 0.0) + NARROW
+    return Distance(np.ascontiguousarray(axes.T), np.asarray(1 / (along + NARROW) - 1 / rest, np.float32), 1 / rest)
 
 
 def _expose(familiar: Array, foreign: Sequence[Array], seed: int) -> tuple[Layer, ...]:

@@ -23,7 +23,7 @@ from selector_onnx.export import without
 from selector_onnx.threshold import METHOD, contaminated_risk, select_threshold, worst_foreign
 
 Numbers: TypeAlias = "npt.NDArray[np.floating]"
-UNFAMILIAR = 0.02  # share of familiar pictures that may be refused as foreign
+UNFAMILIAR = 0.015  # share of familiar pictures that may be refused as foreign
 
 
 def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array]:

@@ -13,4 +13,4 @@ first=$!
 collect calibration calibration "recipes/base calibration mix"
 collect selector_2 selector_2 "recipes/base selector"
 wait $first
-EXPORT=--int8 sh recipes/gate.sh "$bin" "$bundle" $work $work/selector_1_traces.npz $work/selector_2_traces.npz
+EXPORT=--int8 sh recipes/gate.sh "$bin" "$bundle" base $work $work/selector_1_traces.npz $work/selector_2_traces.npz

@@ -11,4 +11,4 @@ for name in selector exposure; do
 done
 "$bin"/edge-vqa-selector collect "$bundle" $questions/calibration.jsonl -o $traces/calibration_traces.npz \
     --name "recipes/mini calibration mix"
-sh recipes/gate.sh "$bin" "$bundle" $traces $traces/selector_traces.npz $traces/exposure_traces.npz
+sh recipes/gate.sh "$bin" "$bundle" mini $traces $traces/selector_traces.npz $traces/exposure_traces.npz
