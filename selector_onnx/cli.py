@@ -211,6 +211,7 @@ def familiarity(
     bundle: BundleArgument,
     traces: Annotated[list[Path], typer.Argument(help="Traces of questions about pictures that the bundle is for.")],
     foreign: Annotated[list[Path], typer.Option(metavar="TRACES.npz", help="Traces of foreign pictures; may be repeated.")],
+    weights: Annotated[int, typer.Option(metavar="N", help="At most so many weights an estimate: a smaller graph.")] = 110_000,
     int8: Int8Option = False,
     seed: SeedOption = 0,
     debug: DebugOption = False,
@@ -226,7 +227,7 @@ def familiarity(
     known, others = collecting.join(list(map(collecting.load, traces))), list(map(collecting.load, foreign))
     with terminal.progress() as bars:
         bars.add_task("learning", total=None)
-        learned = learning.learn(known, others, seed=seed)
+        learned = learning.learn(known, others, weights=weights, seed=seed)
     size = export_familiarity(learned, store.read(bundle), int8=int8)
     terminal.say(f"{bundle}: familiarity from {learned.n} pictures and {learned.foreign} foreign ones, {size:,} bytes")
 
@@ -280,9 +281,12 @@ def threshold(
     unfamiliar: Annotated[
         float, typer.Option(metavar="SHARE", help="Share of familiar pictures that may be refused as foreign.")
     ] = 0.015,
-    margin: Annotated[
-        float, typer.Option(metavar="M", help="Add so much to every threshold: what other processors may change.")
-    ] = 0.0,
+    build: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="TRACES.npz", help="Traces of the same questions on another processor's build; the first as here."
+        ),
+    ] = None,
     foreign: Annotated[
         list[Path] | None, typer.Option(metavar="TRACES.npz", help="Traces of a set of foreign pictures; may be repeated.")
     ] = None,
@@ -294,6 +298,8 @@ def threshold(
     """Choose thresholds that keep a risk, and write them into the bundle as operating points."""
     del debug
     _require("scipy")
+    import numpy as np
+
     from edge_vqa.bundles import store
     from selector_onnx import collect as collecting
     from selector_onnx.export import of_traces, write_manifest
@@ -304,12 +310,15 @@ def threshold(
     chosen = default if default is not None else risks[-1]
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
-    for name, value in (("--unfamiliar", unfamiliar), ("--share", share), ("--margin", margin)):
+    for name, value in (("--unfamiliar", unfamiliar), ("--share", share)):
         if not 0 <= value < 1:
             raise typer.BadParameter("give a number from 0 to below 1", param_hint=name)
     read = collecting.load(traces)
     found = of_traces(store.read(bundle), read.origin)
-    limits = Limits(unfamiliar, margin, list(map(collecting.load, foreign or [])), share)
+    builds, strangers = (list(map(collecting.load, paths or [])) for paths in (build, foreign))
+    if any(not np.array_equal(other.question_id, builds[0].question_id) for other in builds):
+        raise EdgeVqaError("the traces of the builds are not of the same questions", "collect all from one questions file")
+    limits = Limits(unfamiliar, builds, strangers, share)
     if then_bundle is not None and then is None:
         raise typer.BadParameter("--then-bundle needs the traces of its answers: --then TRACES.npz")
     if then is not None:

@@ -29,7 +29,8 @@ from selector_onnx.collect import Array, Origin, Traces, take
 from selector_onnx.train import fold_of, principal_directions
 
 LEAST = 100  # pictures
-MEMBERS, WIDTH, MOST_WEIGHTS = 3, 64, 110_000  # of the MLP; weights of its first layers, and of a distance, at most
+MEMBERS, WIDTH = 3, 64  # of the MLP
+WEIGHTS_EACH = 110_000  # at most, of the first layers of the MLP, and of a distance
 STEPS, BATCH, DROPOUT = 1000, 128, (0.2, 0.3)
 FLOOR, FAR = 0.25, 8.0  # least scale of a feature, in medians of those of its input; what lies further counts as so far
 NARROW = 0.01  # added to the variance along every axis: where familiar pictures never differ, a hair does not count
@@ -146,9 +147,10 @@ def one_a_picture(traces: Traces) -> Traces:
     return take(traces, np.sort(rows[first]))
 
 
-def learn(familiar: Traces, foreign: Sequence[Traces], *, seed: int = 0) -> Learned:
+def learn(familiar: Traces, foreign: Sequence[Traces], *, weights: int = WEIGHTS_EACH, seed: int = 0) -> Learned:
     """Cross-fitted over pictures: shares are those of pictures that an estimate was not fitted to. foreign: one or more sorts
-    of pictures, each of which counts as much as the others. Raises EdgeVqaError where there are too few pictures.
+    of pictures, each of which counts as much as the others. weights: at most, of the MLP's first layers, and of each distance.
+    Raises EdgeVqaError where there are too few pictures.
     """
     familiar, foreign = one_a_picture(familiar), [one_a_picture(traces) for traces in foreign]
     if len(familiar) < LEAST:
@@ -167,17 +169,17 @@ def learn(familiar: Traces, foreign: Sequence[Traces], *, seed: int = 0) -> Lear
     members = []
     for own in range(MEMBERS):
         held = fold == own
-        members.append(_expose(x[~held], others, seed + own))
+        members.append(_expose(x[~held], others, weights, seed + own))
         held_out[0, held] = logit(members[-1], x[held])
         for row, name in enumerate(measured, 1):
-            held_out[row, held] = -_distance(known[name][~held])(known[name][held])
+            held_out[row, held] = -_distance(known[name][~held], weights)(known[name][held])
     ladders = [_ladder(values, SCORES, 2 * SCORES[0]) for values in held_out]
     summed = total([ladder(values) for ladder, values in zip(ladders, held_out, strict=True)])
     return Learned(
         origin=familiar.origin,
         scales=scales,
         members=tuple(members),
-        distances={name: _distance(known[name]) for name in measured},
+        distances={name: _distance(known[name], weights) for name in measured},
         ladders=(*ladders, _ladder(summed, SHARES)),
         n=len(x),
         foreign=sum(map(len, others)),
@@ -202,16 +204,16 @@ def _scale(x: Array) -> Scale:
     return Scale(x.mean(0), np.maximum(spread, np.float32(max(FLOOR * float(np.median(spread)), 1e-6))))
 
 
-def _distance(z: Array) -> Distance:
+def _distance(z: Array, weights: int) -> Distance:
     n, d = z.shape
-    k = max(1, min(d - 1, n // 5, MOST_WEIGHTS // d))
+    k = max(1, min(d - 1, n // 5, weights // d))
     axes = principal_directions(z, k)
     along = ((z @ axes) ** 2).mean(0)
     rest = max(float((z * z).sum(1).mean() - along.sum()) / (d - k), 0.0) + NARROW
     return Distance(np.ascontiguousarray(axes.T), np.asarray(1 / (along + NARROW) - 1 / rest, np.float32), 1 / rest)
 
 
-def _expose(familiar: Array, foreign: Sequence[Array], seed: int) -> tuple[Layer, ...]:
+def _expose(familiar: Array, foreign: Sequence[Array], weights: int, seed: int) -> tuple[Layer, ...]:
     """An MLP between the two, each batch one half familiar, the other of all sorts of foreign pictures alike."""
     import torch
     from torch import nn
@@ -221,7 +223,7 @@ def _expose(familiar: Array, foreign: Sequence[Array], seed: int) -> tuple[Layer
     generator = torch.Generator().manual_seed(seed)
     known, others = torch.from_numpy(familiar), [torch.from_numpy(x) for x in foreign]
     d = familiar.shape[1]
-    width = max(4, min(WIDTH, MOST_WEIGHTS // (MEMBERS * d)))
+    width = max(4, min(WIDTH, weights // (MEMBERS * d)))
     net = nn.Sequential(nn.Dropout(DROPOUT[0]), nn.Linear(d, width), nn.ReLU(), nn.Dropout(DROPOUT[1]), nn.Linear(width, 1))
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)

@@ -48,11 +48,12 @@ def scores(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[C
 @dataclass(frozen=True, eq=False)
 class Limits:
     """What is asked of operating points beside a risk. unfamiliar: the share of familiar pictures that may be refused as
-    foreign; margin: by how much confidence may differ on other processors, added to every threshold; foreign: traces of sets of
+    foreign; builds: traces of the same questions on builds of llama.cpp for several processors, the first one that which the
+    calibration traces are of: what they differ by is added to every threshold (`margin_of`); foreign: traces of sets of
     foreign pictures, by which it is said what holds where a share `share` of the questions is about such."""
 
     unfamiliar: float = UNFAMILIAR
-    margin: float = 0.0
+    builds: Sequence[Traces] = ()
     foreign: Sequence[Traces] = ()
     share: float = 0.05
 
@@ -79,7 +80,9 @@ def choose(
     points = _points(chosen, kept[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
     if familiarity is not None:
         points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
-    points = [_with_margin(point, kept, limits.margin) for point in points]
+    if limits.builds:
+        builds = [where_familiar(*scores(bundle, build, name)[1:], limits.unfamiliar) for build in limits.builds]
+        points = [_with_margin(point, kept, builds) for point in points]
     if limits.foreign:
         strangers = [where_familiar(*scores(bundle, others, name)[1:], limits.unfamiliar) for others in limits.foreign]
         points = [_with_foreign(point, kept, strangers, limits) for point in points]
@@ -101,9 +104,18 @@ def where_familiar(confidence: Numbers, familiarity: Numbers | None, unfamiliar:
     return np.where(familiarity >= unfamiliar, confidence, confidence.dtype.type(-1))
 
 
-def _with_margin(point: OperatingPoint, kept: Array, margin: float) -> OperatingPoint:
-    if point.threshold is None or not margin:
+def margin_of(threshold: float, builds: Sequence[Numbers]) -> float:
+    """How far above a threshold a confidence must be on any build so that on the first one it is above the bare threshold, but
+    for one question in a thousand. builds: confidences [n] of the same questions."""
+    first, *others = builds
+    over = [np.where(first < threshold, (other - threshold).clip(0), 0) for other in others]
+    return max((float(np.quantile(values, 0.999, method="higher")) for values in over), default=0.0)
+
+
+def _with_margin(point: OperatingPoint, kept: Numbers, builds: Sequence[Numbers]) -> OperatingPoint:
+    if point.threshold is None:
         return point
+    margin = margin_of(point.threshold, builds)
     threshold = min(1.0, point.threshold + margin)
     return dataclasses.replace(point, threshold=threshold, coverage=round(float((kept >= threshold).mean()), 4), margin=margin)
 

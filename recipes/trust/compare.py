@@ -1,22 +1,18 @@
-"""Which estimate tells foreign pictures from familiar ones: AUROC of each, for every world and every spoiled copy.
+"""Which estimate tells foreign pictures from familiar ones: AUROC of each, for every set that judges.
 
-    python -m recipes.trust.compare base    # after recipes.trust.questions; traces are collected once, into build/trust
+    python -m recipes.trust.compare mini|base [--looks]    # after recipes/trust/gate.sh
 
-Familiar are pictures that train the bundle's Selector (fitting) and such that choose its thresholds (judging). What is read:
-the features of a trace, and for base what its eyes see (`recipes/base/eyes.py`: mean features, patch states) before that
-becomes words. An estimate is fitted on familiar pictures alone, but for `exposed`, which also sees the worlds that fit.
+Each reads one kind of features of a trace, and is fitted on the pictures that train the bundle's Selector alone; but for
+`exposed` (and `relative`, whose background they are), which also see the foreign pictures that fit. `learned` is what ships.
+Familiar are the bundle's own test pictures. --looks: also ask again about a part of the picture, and in other words, and go by
+what changes: twice the time of every question.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +21,23 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from edge_vqa import metrics
-from recipes.base import eyes, photos
+from edge_vqa.bundles import store
+from edge_vqa.model import load
+from edge_vqa.trust import familiarity
+from edge_vqa.trust.trace import FIRST
+from edge_vqa.work import questions as files
 from recipes.base.questions import OUT as BASE
 from recipes.mini.reliability import OUT as MINI
+from recipes.trust import foreign
+from recipes.trust.measure import BUNDLES, TRACES, familiar_only, own_traces
 from recipes.trust.questions import OUT
+from selector_onnx import collect
+from selector_onnx.collect import Traces
+from selector_onnx.familiarity import one_a_picture
 
-BUILD = OUT.parent
-FAMILIAR = {
-    "mini": (MINI / "selector.jsonl", MINI / "calibration.jsonl"),
-    "base": (BASE / "selector.jsonl", BASE / "calibration.jsonl"),
-}
-MOST = 800  # questions of a file, drawn with a fixed seed; of a smaller one all
 NEIGHBOUR, PRINCIPAL, RIDGE = 5, 64, 1e-3
+MOST = 3000  # familiar pictures that an estimate is fitted on
+LOOKS = 100  # questions of a set that are asked again
 Floats = npt.NDArray[np.float64]
 Estimate = Callable[[Floats], Floats]  # features [n, d] -> how foreign [n]
 
@@ -52,6 +53,12 @@ def mahalanobis(familiar: Floats, normalised: bool = False) -> Estimate:
     values, vectors = np.linalg.eigh(np.cov((ready(familiar) - mean).T))
     values = values.clip(0) + values.sum() * 1e-4 / len(values)
     return lambda x: ((ready(x) - mean) @ vectors) ** 2 @ (1 / values)
+
+
+def relative(familiar: Floats, background: Floats) -> Estimate:
+    """The distance less that from a background of all pictures (Ren et al. 2021, arXiv 2106.09022, equation 2)."""
+    near, far = mahalanobis(familiar), mahalanobis(np.concatenate([familiar, background]))
+    return lambda x: near(x) - far(x)
 
 
 def residual(familiar: Floats) -> Estimate:
@@ -96,69 +103,97 @@ def told_apart(familiar: Floats, foreign: Floats) -> float:
     return metrics.auroc(np.concatenate([familiar, foreign]), np.repeat([0, 1], [len(familiar), len(foreign)]))
 
 
-def some(questions: Path) -> Path:
-    """A questions file beside another one, of `MOST` of its questions."""
-    lines = questions.read_text().splitlines(keepends=True)
-    path = questions.with_name(f"{questions.stem}_some.jsonl")
-    path.write_text("".join(lines if len(lines) <= MOST else Random(0).sample(lines, MOST)))
-    return path
-
-
-def traced(bundle: str, questions: Path) -> Mapping[str, Floats]:
-    """The features of traces; collected by the command where they are missing."""
-    path = BUILD / f"{bundle}_{questions.parent.parent.name}_{questions.stem}.npz"
-    if not path.is_file():
-        collect = [str(Path(sys.executable).with_name("edge-vqa-selector")), "collect", bundle, str(questions), "-o", str(path)]
-        subprocess.run(collect, check=True)
-    stored = np.load(path)
-    return {name: stored[f"feature_{name}"].astype(float) for name in ("image", "first_hidden", "answer_hidden")}
-
-
-def seen(questions: Path) -> Mapping[str, Floats]:
-    """What base's eyes make of the pictures of a questions file."""
-    session, found = eyes.open_session(eyes.Eyes(), ("mean", "states"), 2), []
-    listed = [json.loads(line)["image"] for line in questions.read_text().splitlines()]
-    for first in range(0, len(listed), 32):
-        pictures = []
-        for name in listed[first : first + 32]:
-            with Image.open(questions.parent / name) as image:
-                bare = Image.new("RGBA", image.size, "white")
-                bare.alpha_composite(image.convert("RGBA"))
-                pictures.append(photos.whole(bare.convert("RGB")))
-        mean, states = (values.astype(float) for values in eyes.look(session, pictures))
-        found.append(np.concatenate([np.sqrt(mean.clip(0)), states.mean(1), states.std(1)], 1))
-    return {"eyes": np.concatenate(found)}
-
-
 def estimates(familiar: Floats, foreign: Floats) -> dict[str, Estimate]:
     return {
         "Mahalanobis": mahalanobis(familiar),
         "normalised": mahalanobis(familiar, normalised=True),
+        "relative": relative(familiar, foreign),
         "residual": residual(familiar),
         "neighbours": neighbours(familiar),
         "exposed": exposed(familiar, foreign),
     }
 
 
+def judging(name: str) -> Iterator[tuple[str, Traces]]:
+    for one in [*foreign.WORLDS, *(f"copy_{copy}" for copy in foreign.COPIES), *(["photos_everyday"] * (name == "mini"))]:
+        yield one, one_a_picture(collect.load(TRACES / name / f"{one}.npz"))
+
+
+def table(title: str, told: dict[str, Callable[[Traces], Floats]], own: Traces, name: str) -> None:
+    """told: how foreign each trace is [n], by estimate."""
+    usual = {how: estimate(own) for how, estimate in told.items()}
+    print(f"\n| {title} | {' | '.join(told)} |\n|{'---|' * (1 + len(told))}")
+    for one, traces in judging(name):
+        cells = (f"{told_apart(usual[how], estimate(traces)):.3f}" for how, estimate in told.items())
+        print(f"| {one.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
+
+
+def changes(name: str, sets: dict[str, Path]) -> None:
+    """What changes when a question is asked about nine tenths of the picture, and in other words: the answer, then MaxProb."""
+
+    def changed(model: object, path: Path) -> tuple[Floats, Floats]:
+        found = []
+        for question in files.read(path)[:LOOKS]:
+            with Image.open(question.image) as opened:
+                image = opened.convert("RGB")
+            part = image.crop((image.width // 10, image.height // 10, image.width, image.height))
+            whole, again, otherwise = (
+                model.ask(shown, asked, gate=False)  # type: ignore[attr-defined]
+                for shown, asked in (
+                    (image, question.question),
+                    (part if min(part.size) > 0 else image, question.question),
+                    (image, f"please tell me: {question.question}"),
+                )
+            )
+            found.append([(a.candidate != whole.candidate) + abs(a.maxprob - whole.maxprob) for a in (again, otherwise)])
+        looks, words = np.array(found).T
+        return looks, words
+
+    print("\n| what changes | part of the picture | other words |\n|---|---|---|")
+    with load(BUNDLES[name], confidence="maxprob") as model:
+        usual = changed(model, {"mini": MINI / "mix_test.jsonl", "base": BASE / "others_test.jsonl"}[name])
+        for one, path in sets.items():
+            cells = (f"{told_apart(a, b):.3f}" for a, b in zip(usual, changed(model, path), strict=True))
+            print(f"| {one.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", choices=FAMILIAR)
-    bundle = parser.parse_args().bundle
-    familiar = [some(path) for path in FAMILIAR[bundle]]
-    files = [*familiar, OUT / "fitting.jsonl", OUT / "judging.jsonl", OUT / f"{bundle}_copies_judging.jsonl"]
-    BUILD.mkdir(parents=True, exist_ok=True)
-    for read in (partial(traced, bundle), *((seen,) if bundle == "base" else ())):
-        known, chosen, fitting, *judging = (read(file) for file in files)
-        for name in known:
-            told = estimates(known[name], fitting[name])
-            usual = {how: estimate(chosen[name]) for how, estimate in told.items()}
-            print(f"\n| {name} | {' | '.join(told)} |\n|{'---|' * (1 + len(told))}")
-            for file, features in zip(files[3:], judging, strict=True):
-                kinds = [json.loads(line)["kind"].split(", ")[0] for line in file.read_text().splitlines()]
-                for kind in dict.fromkeys(kinds):
-                    own = features[name][[one == kind for one in kinds]]
-                    cells = (f"{told_apart(usual[how], estimate(own)):.3f}" for how, estimate in told.items())
-                    print(f"| {kind} | {' | '.join(cells)} |", flush=True)
+    parser.add_argument("bundle", choices=BUNDLES)
+    parser.add_argument("--looks", action="store_true", help="ask again, too")
+    arguments = parser.parse_args()
+    name = arguments.bundle
+    bundle = store.read(BUNDLES[name])
+    rng = np.random.default_rng(0)
+    known = one_a_picture(collect.load(TRACES / name / "familiar.npz"))
+    known = collect.take(known, rng.permutation(len(known))[:MOST])
+    sorts = ("nothing", "drawn", "spoiled", *(["photos"] if name == "mini" else []))
+    fitting = one_a_picture(collect.join([collect.load(TRACES / name / f"{sort}.npz") for sort in sorts]))
+    fitting = collect.take(fitting, rng.permutation(len(fitting))[:MOST])
+    own = one_a_picture(familiar_only(name, own_traces(name, bundle, "own test questions")))
+    learned = familiarity.of(bundle)
+    assert learned is not None
+    first = {how: FIRST.index(f"first_{how}") for how in ("logprob", "entropy", "margin")}
+    gate = {
+        "learned": lambda t: -learned.score_features(t.features).astype(float),
+        "MaxProb": lambda t: -t.maxprob.astype(float),
+        "first token: log p": lambda t: -t.features["first_statistics"][:, first["logprob"]].astype(float),
+        "entropy": lambda t: t.features["first_statistics"][:, first["entropy"]].astype(float),
+        "margin": lambda t: -t.features["first_statistics"][:, first["margin"]].astype(float),
+    }
+    table("the gate", gate, own, name)
+    for feature in ("image", "image_spread", "pixels", "summary", "first_hidden", "answer_hidden"):
+        if feature not in known.features:
+            continue
+        fitted = estimates(known.features[feature].astype(float), fitting.features[feature].astype(float))
+        table(
+            feature,
+            {how: lambda t, e=e, f=feature: e(t.features[f].astype(float)) for how, e in fitted.items()},  # type: ignore[misc]
+            own,
+            name,
+        )
+    if arguments.looks:
+        changes(name, {one: OUT / f"{one}.jsonl" for one in foreign.WORLDS})
 
 
 if __name__ == "__main__":

@@ -83,9 +83,10 @@ def main() -> None:
     parser.add_argument("questions", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--most", type=int, default=1000, help="questions, the first of the file")
+    parser.add_argument("--build", action="append", help="only this one (may be repeated), as in zen4_repacked")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    chosen = {build.name: build for build in builds()}
+    chosen = {build.name: build for build in builds() if build.name in (arguments.build or [build.name])}
     if arguments.only:
         output = arguments.output / f"{arguments.only}.npz"
         return collect(chosen[arguments.only], arguments.bundle, arguments.questions, arguments.most, output)

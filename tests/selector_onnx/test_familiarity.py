@@ -78,7 +78,7 @@ def test_a_feature_that_never_changed_does_not_make_all_pictures_strange(learned
 
 
 def test_too_few_pictures_are_told_how_many_would_do() -> None:
-    with pytest.raises(EdgeVqaError, match="60 pictures are too few .*100 would do"):
+    with pytest.raises(EdgeVqaError, match=r"60 pictures are too few .*100 would do"):
         familiarity.learn(traces(60, 0), [traces(50, 1)])
 
 

@@ -96,7 +96,9 @@ def test_a_gate_says_why() -> None:
     assert gate.reason(0.6, 0.5) == CONFIDENCE
     assert gate.reason(0.9, 0.01) == gate.reason(0.1, 0.01) == UNFAMILIAR, "of a foreign picture, confidence says nothing"
     assert gate.reason(0.9, None) is None, "a bundle without familiarity works as ever"
-    assert Gate(None, familiarity=0.02).reason(0.9, 0.5) == CONFIDENCE and Gate(None, always=True, familiarity=1.0).answers(0, 0)
+    assert Gate(None, familiarity=0.02).reason(0.9, 0.5) == CONFIDENCE and Gate(None, always=True, familiarity=1.0).answers(
+        0, 0
+    )
 
 
 def test_a_point_carries_its_limit_and_ones_own_threshold_none(mini: Bundle) -> None:
