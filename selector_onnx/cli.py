@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,11 +11,19 @@ from edge_vqa.border.program import run
 from edge_vqa.cli import terminal
 from edge_vqa.cli.options import DebugOption
 from edge_vqa.errors import EdgeVqaError
-from selector_onnx import cli_import
-
-if TYPE_CHECKING:
-    from edge_vqa.bundles.manifest import OperatingPoint
-    from edge_vqa.work.questions import Question
+from selector_onnx import cli_fit, cli_import
+from selector_onnx.cli_common import (
+    BundleArgument,
+    DeltaOption,
+    Int8Option,
+    SeedOption,
+    ThreadsOption,
+    checked_risks,
+    print_needed,
+    print_point,
+    read_questions,
+    require_modules,
+)
 
 app = typer.Typer(
     name="edge-vqa-selector",
@@ -26,95 +34,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-DeltaOption = Annotated[float, typer.Option(metavar="D", help="Chance that the draw of the questions misleads.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of splits and weights.")]
-Int8Option = Annotated[bool, typer.Option("--int8", help="Store the Selector's weights in 8 bits.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads (default: by model size).")]
-BundleArgument = Annotated[str, typer.Argument(help="Bundle, by name or folder.")]
-
-
-def _require(*modules: str) -> None:
-    import importlib.util
-
-    for module in modules:
-        if importlib.util.find_spec(module) is None:
-            raise EdgeVqaError(f"{module} is not installed", 'pip install "edge-vqa[train]"')
-
-
-@app.command(
-    epilog="""
-[bold]Examples[/bold]\n
-  edge-vqa-selector fit mini --data questions.jsonl --risk 0.05 --delta 0.1\n
-  edge-vqa-selector fit smolvlm --data questions.jsonl --risk 0.05 --risk 0.1 -o smolvlm-shop --corrupt 0.5\n
-  edge-vqa-selector fit base --data shelf.jsonl --foreign other_photos/  [dim]# which it shall not answer about[/dim]\n\n
-A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
-100 questions are the least; a thousand or more let a new Selector pay. Interrupted? The same command again goes on.
-"""
-)
-def fit(
-    bundle: BundleArgument,
-    data: Annotated[Path, typer.Option("--data", metavar="QUESTIONS.jsonl", help="Questions with answers.")],
-    risk: Annotated[
-        list[float] | None, typer.Option(metavar="R", help="Risk to keep; may be repeated, the first is the default. [0.05]")
-    ] = None,
-    delta: DeltaOption = 0.1,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="BUNDLE", help="Where the fitted bundle goes. [./NAME-fitted]")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output if it is there.")] = False,
-    extra: Annotated[
-        Path | None, typer.Option(metavar="QUESTIONS.jsonl", help="More questions that only train: rephrased, other pictures.")
-    ] = None,
-    corrupt: Annotated[
-        float, typer.Option(metavar="SHARE", help="Train on so many corrupted copies of pictures too (needs imagecorruptions).")
-    ] = 0.0,
-    swap: Annotated[float, typer.Option(metavar="SHARE", help="Train on so many questions about a wrong picture too.")] = 0.0,
-    foreign: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Pictures that will not be asked about, so that it abstains there.")
-    ] = None,
-    calibration: Annotated[float, typer.Option(metavar="SHARE", help="Share of pictures that choose thresholds.")] = 0.5,
-    int8: Int8Option = False,
-    skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Fit a bundle's gate to your questions: train a Selector, choose thresholds with a guarantee, report."""
-    del debug
-    _require("torch", "onnx", "scipy")
-    from edge_vqa.bundles import store
-    from selector_onnx import fit as fitting
-
-    risks = _risks(tuple(dict.fromkeys(risk or [0.05])), delta)
-    for name, share in (("--corrupt", corrupt), ("--swap", swap)):
-        if not 0 <= share <= 1:
-            raise typer.BadParameter("give a share from 0 to 1", param_hint=name)
-    if not 0.1 <= calibration <= 0.9:
-        raise typer.BadParameter("give a share from 0.1 to 0.9", param_hint="--calibration")
-    found, strangers = store.read(bundle), _pictures(foreign) if foreign else []
-    target = output or Path(f"{found.folder.name}-fitted")
-    if target.exists() and not force:
-        raise EdgeVqaError(f"{target} exists already", "choose another with -o, or --force to replace it")
-    asked, missing = _questions(data, skip_missing)
-    more, missing_too = _questions(extra, skip_missing) if extra else ([], [])
-    if missing or missing_too:
-        terminal.tell(f"{len(missing) + len(missing_too)} questions left out: no picture")
-    options = fitting.Options(risks, delta, calibration, corrupt, swap, int8, seed, threads)
-    with terminal.progress() as bars:
-        made = fitting.fit(
-            found, asked, target, options, extra=more, foreign=strangers, force=force, progress=terminal.steps(bars)
-        )
-    added = f", and {made.exposed} more that were added" if made.exposed else ""
-    terminal.say(f"{made.training} questions trained{added}; {made.calibration}, one a picture, chose thresholds")
-    terminal.say(f"gate: {made.why}")
-    terminal.say(f"familiarity: {made.familiarity}")
-    for point in made.points:
-        _print_point(point)
-        if point.threshold is None:
-            _print_needed(made.would_do[point.risk], "labelled")
-    terminal.say(f'{target}: try it with edge-vqa ask photo.jpg "what is this?" --model {target}')
-    terminal.say(f"{made.report}: how reliable it was on the calibration questions")
+app.add_typer(cli_fit.app)
 
 
 @app.command(epilog="Example: edge-vqa-selector collect mini questions.jsonl -o traces.npz")
@@ -141,7 +61,7 @@ def collect(
 
     if detail not in (None, "low", "high"):
         raise typer.BadParameter("use low or high", param_hint="--detail")
-    asked, missing = _questions(questions, skip_missing)
+    asked, missing = read_questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
     with load(bundle, threads=threads, vision=vision or store.read(bundle).backend) as model, terminal.progress() as bars:
@@ -170,7 +90,7 @@ def train(
 ) -> None:
     """Train a Selector on traces, by cross-fitting."""
     del debug
-    _require("torch", "scipy")
+    require_modules("torch", "scipy")
     from edge_vqa.trust.trace import EARLY
     from selector_onnx import collect as collecting
     from selector_onnx import train as training
@@ -218,7 +138,7 @@ def familiarity(
 ) -> None:
     """Learn how familiar a picture is, and write that into the bundle; operating points must be chosen again."""
     del debug
-    _require("torch", "onnx", "scipy")
+    require_modules("torch", "onnx", "scipy")
     from edge_vqa.bundles import store
     from selector_onnx import collect as collecting
     from selector_onnx import familiarity as learning
@@ -241,7 +161,7 @@ def export(
 ) -> None:
     """Write the Selector into a bundle as ONNX; operating points must be chosen again."""
     del debug
-    _require("onnx")
+    require_modules("onnx")
     from edge_vqa.bundles import store
     from selector_onnx import export as exporting
     from selector_onnx import train as training
@@ -251,6 +171,7 @@ def export(
     terminal.say(f"{bundle}: {trained.method}, {size:,} bytes")
 
 
+# long, and whole: an option is three lines of its own
 @app.command(
     epilog="""
 [bold]Examples[/bold]\n
@@ -297,7 +218,7 @@ def threshold(
 ) -> None:
     """Choose thresholds that keep a risk, and write them into the bundle as operating points."""
     del debug
-    _require("scipy")
+    require_modules("scipy")
     import numpy as np
 
     from edge_vqa.bundles import store
@@ -306,7 +227,7 @@ def threshold(
     from selector_onnx.points import Limits, Second, choose, choose_cascade, confidences
     from selector_onnx.threshold import questions_needed
 
-    risks = _risks(tuple(sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))), delta)
+    risks = checked_risks(tuple(sorted(set(risk or [0.01, 0.05, 0.1, 0.2]))), delta)
     chosen = default if default is not None else risks[-1]
     if chosen not in risks:
         raise typer.BadParameter(f"--default {chosen:g} is none of the risks")
@@ -326,16 +247,16 @@ def threshold(
         manifest, cascade = choose_cascade(found, read, second, risks, delta, chosen, method=confidence, limits=limits)
         write_manifest(found.folder, manifest)
         for point in cascade.operating_points:
-            _print_point(point)
+            print_point(point)
         return
     manifest = choose(found, read, risks, delta, chosen, method=confidence, limits=limits)
     method, scores = confidences(found, read, confidence)
     write_manifest(found.folder, manifest)
     for point in manifest.points(method.name):
-        _print_point(point)
+        print_point(point)
         if point.threshold is None:
             enough = questions_needed(scores, read.accuracy, point.risk, delta, calibrated=method.calibrated)
-            _print_needed(enough, "calibration")
+            print_needed(enough, "calibration")
 
 
 @app.command(epilog="Example: edge-vqa-selector study study.toml -o study/\n\nInterrupted? The same command again goes on.")
@@ -347,7 +268,7 @@ def study(
 ) -> None:
     """Measure what quantisation costs in accuracy and trust, from ID to OOD; finished cells are never computed again."""
     del debug
-    _require("torch", "scipy", "matplotlib")
+    require_modules("torch", "scipy", "matplotlib")
     from edge_vqa.border.whole import write_bytes
     from selector_onnx import plots, tables
     from selector_onnx import study as studies
@@ -367,48 +288,6 @@ def study(
 
 
 app.add_typer(cli_import.app, name="import")
-
-
-def _print_point(point: OperatingPoint) -> None:
-    limit = "no threshold keeps it: abstains always" if point.threshold is None else f"threshold {point.threshold:.4f}"
-    terminal.say(f"risk {point.risk:g}: {limit}, coverage {point.coverage:.3f} of {point.n} calibration questions")
-    if (held := point.foreign) is not None:
-        terminal.say(
-            f"  with {held.share:.0%} foreign: risk at most {held.risk:.3f} (of {held.data}, {held.wrong:.1%} at most are"
-            f" answered wrongly)"
-        )
-
-
-def _print_needed(questions: int | None, kind: str) -> None:
-    if questions:
-        terminal.say(f"  about {questions:,} {kind} questions would do")
-    else:
-        terminal.say("  even the surest answers are wrong too often: more questions would hardly help")
-
-
-def _risks(risks: tuple[float, ...], delta: float) -> tuple[float, ...]:
-    if not all(0 < r < 1 for r in risks) or not 0 < delta < 1:
-        raise typer.BadParameter("risks and delta must lie between 0 and 1")
-    return risks
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder and below, by their names; each is opened once, so that none fails later."""
-    from edge_vqa.pictures.open import open_picture
-
-    endings = {*(".jpg .jpeg .png .webp .gif .bmp .tif .tiff .ppm .avif .jp2".split())}
-    found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in endings and path.is_file()]
-    if not found:
-        raise EdgeVqaError(f"{folder} holds no pictures", "give a folder of JPEG or PNG files, a few hundred if you can")
-    for path in found:
-        open_picture(path)
-    return found
-
-
-def _questions(path: Path, skip_missing: bool) -> tuple[list[Question], list[Question]]:
-    from edge_vqa.work import questions as files
-
-    return files.present(files.read(path, labelled=True), path, skip_missing=skip_missing)
 
 
 def main() -> None:

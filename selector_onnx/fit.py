@@ -141,13 +141,8 @@ def fit(
             learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
         fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
         made = _copy(bundle, folder, manifests.name_for(output), selectors=method == KEPT)
-        known = f"not judged: {len(pictures)} pictures to train on are too few, {familiarity.LEAST} would do"
-        if others:
-            progress("learning what is familiar", 0, 1)
-            own = familiarity.learn(collect.take(learned, np.arange(len(training))), others, seed=options.seed)
-            export_familiarity(own, made, int8=options.int8)
-            made = store.read(folder)
-            known = f"learned from {own.n} pictures and {own.foreign} foreign ones"
+        known = _familiar(collect.take(learned, np.arange(len(training))), others, made, options, progress)
+        made = store.read(folder)
         if method == methods.Selector.name and fitted:
             _export_both(fitted, learned, made, options, progress)
         elif method == methods.TemperatureScaling.name and fitted:
@@ -181,6 +176,17 @@ def _strange(own: Sequence[Path], foreign: Sequence[Path], work: Path, seed: int
     if foreign:
         found["foreign"] = strange_pictures.about(foreign, seed)
     return {f"strange_{sort}": asked for sort, asked in found.items()}
+
+
+def _familiar(own: collect.Traces, others: Sequence[collect.Traces], made: Bundle, options: Options, progress: Progress) -> str:
+    """Learn familiarity and put it into the bundle; what came of it, in words."""
+    progress("learning what is familiar", 0, 1)
+    try:
+        learned = familiarity.learn(own, others, seed=options.seed)
+    except EdgeVqaError as error:  # too few pictures: the rest of the gate does without
+        return f"not judged: {error}"
+    export_familiarity(learned, made, int8=options.int8)
+    return f"learned from {learned.n} pictures and {learned.foreign} foreign ones"
 
 
 def _export_both(fitted: Fit, learned: collect.Traces, made: Bundle, options: Options, progress: Progress) -> None:

@@ -84,6 +84,11 @@ def models_show(
             f"risk {point.risk:<9.0%} {limit}, coverage {point.coverage:.0%} of {point.n} questions"
             f" ({point.confidence}, {point.method}, delta {point.delta:g}){' [default]' if point.default else ''}"
         )
+        if (held := point.foreign) is not None:
+            terminal.say(
+                f"{'':14} with {held.share:.0%} foreign, as misleading as {held.data.replace('_', ' ')}, the worst tried:"
+                f" risk at most {held.risk:.1%}"
+            )
     for figure in manifest.measured:
         interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
         terminal.say(
