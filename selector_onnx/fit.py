@@ -123,24 +123,12 @@ def fit(
     pictures = sorted({question.image for question in training})
     strange = _strange(pictures, foreign, work, options.seed) if len(pictures) >= familiarity.LEAST else {}
     with store.new_folder(output, force=force) as folder:
-        total = len(training) + len(exposed) + len(calibration) + sum(map(len, strange.values()))
-
-        def collected(asked: Sequence[Question], name: str, before: int) -> collect.Traces:
-            kept = work / name
-            return collect.collect(model, asked, data, lambda n: progress("collecting", before + n, total), keep=kept)
-
-        with load(bundle.folder, confidence="maxprob", vision=bundle.backend, threads=options.threads) as model:
-            learned = collected([*training, *exposed], "training", 0)
-            judged = collected(calibration, "calibration", len(training) + len(exposed))
-            others, done = [], len(training) + len(exposed) + len(calibration)
-            for name, asked in strange.items():
-                others.append(collected(asked, name, done))
-                done += len(asked)
-        if copies:  # a copy belongs to its original's fold
-            of = {str(copy.image): str(original.image) for copy, original in copies}
-            learned = dataclasses.replace(learned, picture=np.array([of.get(p, p) for p in learned.picture.tolist()]))
+        sets = {"training": [*training, *exposed], "calibration": calibration, **strange}
+        traces = _collected(bundle, sets, data, work, options, progress)
+        learned, judged = _with_originals(traces["training"], copies), traces["calibration"]
         fitted, method, why = _choose_method(bundle, learned, options.seed, progress)
         made = _copy(bundle, folder, manifests.name_for(output), selectors=method == KEPT)
+        others = [traces[name] for name in strange]
         known = _familiar(collect.take(learned, np.arange(len(training))), others, made, options, progress)
         made = store.read(folder)
         if method == methods.Selector.name and fitted:
@@ -148,11 +136,10 @@ def fit(
         elif method == methods.TemperatureScaling.name and fitted:
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
         method = _choose_points(folder, judged, options)
-        final = store.read(folder)
-        gate, confidence = confidences(final, judged)
-        points = tuple(final.manifest.points(method))
+        gate, confidence = confidences(store.read(folder), judged)
+        points = tuple(store.read(folder).manifest.points(method))
         would_do = {p.risk: _needed(gate, confidence, judged, p.risk, options) for p in points if p.threshold is None}
-        files = _report(final.name, method, confidence, judged, calibration, work, progress)
+        files = _report(manifests.name_for(output), method, confidence, judged, calibration, work, progress)
     return Fitted(
         bundle=store.read(output),
         method=method,
@@ -176,6 +163,28 @@ def _strange(own: Sequence[Path], foreign: Sequence[Path], work: Path, seed: int
     if foreign:
         found["foreign"] = strange_pictures.about(foreign, seed)
     return {f"strange_{sort}": asked for sort, asked in found.items()}
+
+
+def _collected(
+    bundle: Bundle, sets: dict[str, list[Question]], data: str, work: Path, options: Options, progress: Progress
+) -> dict[str, collect.Traces]:
+    """Traces of every set, kept in `work` until all is done."""
+    found, done, total = {}, 0, sum(map(len, sets.values()))
+    with load(bundle.folder, confidence="maxprob", vision=bundle.backend, threads=options.threads) as model:
+        for name, asked in sets.items():
+
+            def said(n: int, before: int = done) -> None:
+                progress("collecting", before + n, total)
+
+            found[name] = collect.collect(model, asked, data, said, keep=work / name)
+            done += len(asked)
+    return found
+
+
+def _with_originals(traces: collect.Traces, copies: Sequence[tuple[Question, Question]]) -> collect.Traces:
+    """A copy belongs to its original's fold."""
+    of = {str(copy.image): str(original.image) for copy, original in copies}
+    return dataclasses.replace(traces, picture=np.array([of.get(picture, picture) for picture in traces.picture.tolist()]))
 
 
 def _familiar(own: collect.Traces, others: Sequence[collect.Traces], made: Bundle, options: Options, progress: Progress) -> str:

@@ -86,7 +86,7 @@ def choose(
     if limits.foreign:
         strangers = [where_familiar(*scores(bundle, others, name)[1:], limits.unfamiliar) for others in limits.foreign]
         points = [_with_foreign(point, kept, strangers, limits) for point in points]
-    counts, _ = np.histogram(confidence, HISTOGRAM, (0, 1))
+    counts, _ = np.histogram(kept.clip(0), HISTOGRAM, (0, 1))  # an unfamiliar picture counts as confidence 0
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
     rest = without(bundle.manifest, name)
     return dataclasses.replace(

@@ -139,7 +139,8 @@ class Temperature:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the calibration questions of a confidence method looked like: how many of them in each bin of the confidence."""
+    """What the calibration questions of a confidence method looked like: how many of them in each bin of the confidence, those
+    about unfamiliar pictures in the first."""
 
     confidence: str
     data: str

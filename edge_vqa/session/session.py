@@ -19,7 +19,7 @@ from edge_vqa.llm.engine import Engine, cells_of, room_for
 from edge_vqa.llm.prompt import picture_pieces, question_pieces
 from edge_vqa.llm.threads import Threads
 from edge_vqa.pictures.open import Picture
-from edge_vqa.pictures.statistics import pixel_statistics
+from edge_vqa.pictures.statistics import NAMES, pixel_statistics
 from edge_vqa.session.options import Options
 from edge_vqa.trust import confidence as confidences
 from edge_vqa.trust import familiarity as familiarities
@@ -57,7 +57,7 @@ class Session:
         self.then = store.read(options.then) if options.then is not None else None
         self._second: Session | None = None
         self.confidence = confidences.choose(bundle, options.confidence)
-        self.familiarity = familiarities.of(bundle)
+        self.familiarity = familiarities.of(bundle, self.confidence.name)
         self.profile = profile_of(options.device)
         threads = None if options.threads is None else Threads.of(options.threads)
         choice = tuning.choose(bundle, options.vision, threads, self.profile.run.threads)
@@ -69,7 +69,8 @@ class Session:
         self.fingerprint = bundle.fingerprint_with(BACKENDS[self.backend])
         self._engine = self._load()
         manifest = bundle.manifest
-        identity = repr((self.fingerprint, self.backend, manifest.prompt, manifest.runtime.preprocessing, llama_cpp_version()))
+        made_by = (self.backend, manifest.prompt, manifest.runtime.preprocessing, llama_cpp_version(), NAMES)
+        identity = repr((self.fingerprint, *made_by))
         self._cache = PictureCache(identity, self._engine.lm.n_embd_in, options.pictures, options.cache_dir)
         if manifest.operating_points:
             self._warn()
@@ -234,7 +235,8 @@ class Session:
         if self._counted:
             from edge_vqa.trust import watch as watching  # only who watches needs it
 
-            watching.record(self.bundle, self.confidence.name, self._counted)
+            confidences, familiarity = zip(*self._counted, strict=True)
+            watching.record(self.bundle, self.confidence.name, confidences, familiarity)
             self._counted = []
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.trust import trace as traces
+from edge_vqa.trust.confidence import INTRINSIC
 from edge_vqa.trust.estimator import Estimator, Features
 from edge_vqa.trust.trace import Array, Trace
 
@@ -29,6 +30,10 @@ class Familiarity:
         return float(self.score_features(traces.features(trace))[0])
 
 
-def of(bundle: Bundle) -> Familiarity | None:
-    """None of a bundle without one: then nothing is known about familiarity."""
-    return Familiarity(bundle) if ROLE in bundle.manifest.estimators else None
+def of(bundle: Bundle, method: str | None = None) -> Familiarity | None:
+    """None of a bundle without one: then nothing is known about familiarity. method: the confidence method in use; one that
+    needs no graph of its own, and has no operating point with a limit, does without."""
+    limited = any(point.familiarity is not None for point in bundle.manifest.points(method)) if method else True
+    if ROLE not in bundle.manifest.estimators or (method in INTRINSIC and not limited):
+        return None
+    return Familiarity(bundle)

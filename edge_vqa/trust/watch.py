@@ -1,7 +1,8 @@
 """Drift watch: does confidence on this device still look as it did in calibration?
 
 Kept are counts only, never a picture, a question or an answer: the confidence bins of the last `LAST` questions, in one small
-file a bundle and method below `$EDGE_VQA_HOME/watch`. `compare` tests them against the calibration questions in bundle.json.
+file a bundle and method below `$EDGE_VQA_HOME/watch`; an unfamiliar picture counts as confidence 0. `compare` tests them
+against the calibration questions in bundle.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import HISTOGRAM
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.trust.gate import Gate
+from edge_vqa.trust.gate import UNFAMILIAR, Gate
 
 LAST = 1000
 LEAST = 100  # questions before anything is said
@@ -55,9 +56,11 @@ def path_of(bundle: Bundle, method: str) -> Path:
     return store.home() / "watch" / f"{manifest.name}-{key}.json"
 
 
-def record(bundle: Bundle, method: str, scores: Sequence[tuple[float, float | None]]) -> None:
-    """Add confidences with their familiarity. Counting never stands in the way of an answer: a home that cannot be written is
-    left alone."""
+def record(
+    bundle: Bundle, method: str, confidences: Sequence[float], familiarity: Sequence[float | None] | None = None
+) -> None:
+    """Add confidences, and how familiar each picture was where that is known. Counting never stands in the way of an answer: a
+    home that cannot be written is left alone."""
     path, point = path_of(bundle, method), bundle.manifest.default_point(method)
     gate = Gate(point.threshold, familiarity=point.familiarity) if point else Gate(None)
     with contextlib.suppress(OSError, EdgeVqaError):
@@ -65,7 +68,10 @@ def record(bundle: Bundle, method: str, scores: Sequence[tuple[float, float | No
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             seen = read(bundle, method)
-            seen += [(bin_of(confidence), gate.answers(confidence, familiarity)) for confidence, familiarity in scores]
+            known = familiarity or [None] * len(confidences)
+            for c, f in zip(confidences, known, strict=True):
+                reason = gate.reason(c, f)
+                seen.append((0 if reason == UNFAMILIAR else bin_of(c), reason is None))
             content = {"schema": SCHEMA, "bins": [b for b, _ in seen[-LAST:]], "answered": [int(a) for _, a in seen[-LAST:]]}
             write_bytes(path, json.dumps(content).encode())
 

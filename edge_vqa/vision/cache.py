@@ -133,7 +133,6 @@ def _unpacked(data: bytes, n_embd: int) -> list[Part]:
             if any(values is not None and (values.dtype != np.float32 or values.ndim != 1) for values in about):
                 raise ValueError("another shape")
             parts.append(ImageTokens(embeddings, positions, n_positions, bool(bits & _CAUSAL), *about))
-    first = next((part for part in parts if isinstance(part, ImageTokens)), None)
-    if first is None or first.pixels is None:
+    if not any(isinstance(part, ImageTokens) for part in parts):
         raise ValueError("no picture")
     return parts

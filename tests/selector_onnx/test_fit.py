@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edge_vqa.bundles import store
 from edge_vqa.model import load
@@ -65,6 +66,7 @@ def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, bare: Path,
     assert result.returncode == 0, result.stderr
     assert took <= 120, f"{took:.0f} s"
     assert "250 questions trained; 250, one a picture, chose thresholds" in result.stdout and "Selector" in result.stdout
+    assert "familiarity: learned from 250 pictures and 400 foreign ones" in result.stdout
     found = store.read(tmp_path / "mine")
     points = [p for p in found.manifest.operating_points if p.confidence == "selector"]
     assert [(p.risk, p.delta, p.n, p.default) for p in points] == [(0.1, 0.1, 250, True), (0.05, 0.1, 250, False)]
@@ -74,6 +76,10 @@ def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, bare: Path,
     assert json.loads(asked.stdout)["abstained"] and json.loads(asked.stdout)["calibrated"], asked.stdout + asked.stderr
     early = run("edge-vqa", "ask", EXAMPLES / "shape.png", "what time is it?", "--model", "mine", "--early", cwd=tmp_path)
     assert early.returncode == 3 and "10% risk" in early.stderr
+    noise = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(noise)
+    strange = run("edge-vqa", "ask", noise, "is there a circle?", "--model", "mine", "--json", cwd=tmp_path)
+    assert json.loads(strange.stdout)["reason"] == "unfamiliar", strange.stdout
     for name in ("report.html", "metrics.json", "risk_coverage.png"):
         assert (tmp_path / "mine.fit" / name).stat().st_size > 1000
     assert "exists already" in one_line(run("edge-vqa-selector", "fit", "mini", "--data", labelled, "-o", tmp_path / "mine"))
@@ -88,6 +94,38 @@ def test_100_questions_still_make_something_valid(run: Run, labelled: Path, tmp_
         answer = model.ask(EXAMPLES / "shape.png", "what shape is it?")
         assert answer.abstained and answer.calibrated and answer.threshold is None, "no threshold: abstains always"
         assert not model.ask(EXAMPLES / "shape.png", "what shape is it?", threshold=0.3).abstained
+
+
+def test_foreign_pictures_of_ones_own_are_told_apart(run: Run, labelled: Path, tmp_path: Path) -> None:
+    """Photographs in the folder: others like them are refused, by a gate that is fitted to drawn shapes."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("lemon.jpg", "apples.jpg", "skirt.jpg"):
+        photo = Image.open(EXAMPLES / name).convert("RGB")
+        for number in range(8):
+            at = number * photo.width // 20
+            photo.crop((at, at // 2, at + photo.width // 2, at // 2 + photo.height // 2)).save(folder / f"{number}{name}")
+    few = first(labelled, 240, tmp_path / "few.jsonl")
+    command = ("edge-vqa-selector", "fit", "mini", "--data", few, "--risk", "0.2", "-o", tmp_path / "mine")
+    (folder / "broken.png").write_bytes(b"no picture")
+    assert "broken.png is not a picture that can be read" in one_line(run(*command, "--foreign", folder))
+    (folder / "broken.png").unlink()
+    result = run(*command, "--foreign", folder)
+    assert result.returncode == 0 and "familiarity: learned from 120 pictures and 424 foreign ones" in result.stdout, (
+        result.stderr
+    )
+    with load(tmp_path / "mine") as model:
+        answer = model.ask(EXAMPLES / "coffee.jpg", "what is this?")
+        assert answer.reason == "unfamiliar" and answer.abstained
+    assert "holds no pictures" in one_line(run(*command, "--force", "--foreign", tmp_path / "mine.fit" / "calibration"))
+
+
+def test_too_few_pictures_are_told_how_many_would_do(labelled: Path, tmp_path: Path) -> None:
+    asked = files.read(labelled)[:110]
+    fitted = fit.fit(store.read("mini"), asked, tmp_path / "mine", fit.Options(risks=(0.3,)))
+    assert "55 pictures are too few" in fitted.familiarity and "100 would do" in fitted.familiarity
+    assert "familiarity" not in fitted.bundle.manifest.estimators
+    assert all(point.familiarity is None for point in fitted.bundle.manifest.operating_points)
 
 
 def test_a_selector_that_is_there_stays_unless_the_new_one_is_better(easy_questions: list[Asked], tmp_path: Path) -> None:

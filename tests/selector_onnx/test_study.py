@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from converters.convert import convert
 from converters.options import Options
@@ -27,6 +28,9 @@ exposure = "exposure.jsonl"
 calibration = "calibration.jsonl"
 id = "id.jsonl"
 ood = "ood.jsonl"
+
+[foreign]
+noise = "noise.jsonl"
 
 [[bundle]]
 folder = "q8"
@@ -56,6 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Asked]
             line = {"question_id": f"{name}{number}", "image": str(picture), "question": question, "answers": [answer]}
             lines.append(json.dumps(line))
         (where / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    lines = []
+    for number in range(12):
+        path = where / f"noise{number}.png"
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+        line = {"question_id": f"{number}", "image": path.name, "question": "is there a dog?", "answers": ["unanswerable"]}
+        lines.append(json.dumps(line))
+    (where / "noise.jsonl").write_text("\n".join(lines) + "\n")
     (where / "study.toml").write_text(CONFIG)
     return where
 
@@ -66,6 +77,7 @@ def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Ru
     text = (folder / "out" / "study.md").read_text()
     for heading in ("int2 RTN with its Selector, minus int8 RTN with MaxProb", "## C@5%", "## Ablation", "## Operating points"):
         assert heading in text, heading
+    assert "## Foreign pictures, " in text and "| noise | 12 | " in text
     assert "| 100;0 | 50;50 | 0;100 |" in text and "Selector of int8 RTN" in text and "selector-early" in text
     cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
     assert len(cells) == (2 + 3) * 3, "MaxProb and two Selectors, of which the baseline's own is one"

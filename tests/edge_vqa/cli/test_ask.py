@@ -16,7 +16,7 @@ import pytest
 from edge_vqa.bundles.store import Bundle
 from tests.conftest import EXAMPLES, Run, edit_manifest, one_line, resign
 
-PRICE, COFFEE = EXAMPLES / "price.png", EXAMPLES / "coffee.jpg"
+PRICE, DARK = EXAMPLES / "price.png", EXAMPLES / "dark.png"
 QUESTION = "how much is it?"
 
 
@@ -27,15 +27,15 @@ def test_an_answer_goes_to_stdout_and_the_verdict_to_stderr(run: Run) -> None:
 
 
 def test_an_abstention_prints_no_answer_and_exits_with_3(run: Run) -> None:
-    result = run("edge-vqa", "ask", COFFEE, "what is this?")
+    result = run("edge-vqa", "ask", DARK, "what is this?")
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("not answered: confidence 0.")
-    shown = run("edge-vqa", "ask", COFFEE, "what is this?", "--show-candidate")
+    shown = run("edge-vqa", "ask", DARK, "what is this?", "--show-candidate")
     assert shown.returncode == 3 and shown.stdout == "" and 'the guess was "' in shown.stderr
 
 
 def test_no_gate_and_stream_print_the_candidate(run: Run) -> None:
-    assert run("edge-vqa", "ask", COFFEE, "what is this?", "--no-gate").returncode == 0
+    assert run("edge-vqa", "ask", DARK, "what is this?", "--no-gate").returncode == 0
     streamed = run("edge-vqa", "ask", PRICE, QUESTION, "--stream")
     assert streamed.stdout.strip() == "$4.50" and streamed.returncode == 0
 
@@ -44,8 +44,10 @@ KEYS = {
     "answer": (str, type(None)),
     "candidate": (str, type(None)),
     "abstained": bool,
+    "reason": (str, type(None)),
     "confidence": float,
     "confidence_method": str,
+    "familiarity": float,
     "threshold": (float, type(None)),
     "risk_target": (float, type(None)),
     "calibrated": bool,
@@ -58,7 +60,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize(("picture", "question", "status"), [(PRICE, QUESTION, 0), (COFFEE, "what is this?", 3)])
+@pytest.mark.parametrize(("picture", "question", "status"), [(PRICE, QUESTION, 0), (DARK, "what is this?", 3)])
 def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Path, question: str, status: int) -> None:
     result = run("edge-vqa", "ask", picture, question, "--json")
     assert result.returncode == status and result.stderr == ""
@@ -72,6 +74,7 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
         assert decoded["answer"] == decoded["candidate"] == "$4.50"
         assert all(set(token) == {"text", "logprob", "entropy"} for token in decoded["tokens"])
     else:
+        assert decoded["reason"] == "confidence"
         assert decoded["abstained"] and decoded["answer"] is decoded["candidate"] is None and decoded["tokens"] == []
 
 
@@ -183,7 +186,7 @@ def test_models_list_show_and_verify(run: Run, copied: Path) -> None:
     assert "rtn:q4_k_m" in run("edge-vqa", "models", "list").stdout
     assert "operating" in run("edge-vqa", "models", "show", "--json").stdout
     assert "coverage" in run("edge-vqa", "models", "show", "mini").stdout
-    assert "4 files intact" in run("edge-vqa", "models", "verify", "mini").stdout
+    assert "5 files intact" in run("edge-vqa", "models", "verify", "mini").stdout
     data = bytearray((copied / "mmproj.gguf").read_bytes())
     data[-1] ^= 255
     (copied / "mmproj.gguf").write_bytes(data)

@@ -20,7 +20,7 @@ from edge_vqa.trust.trace import EARLY, features
 from tests.conftest import EXAMPLES, Run
 
 PICTURE, QUESTION = EXAMPLES / "price.png", "how much is it?"
-UNKNOWN = EXAMPLES / "coffee.jpg"
+UNKNOWN = EXAMPLES / "dark.png"
 
 
 @pytest.mark.parametrize("name", confidence.METHODS)

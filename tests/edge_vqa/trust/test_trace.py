@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edge_vqa.model import Model
+from edge_vqa.pictures.statistics import NAMES
 from edge_vqa.trust.trace import FIRST, STATISTICS, features, step_statistics
 from tests.conftest import Asked
 
@@ -35,6 +36,8 @@ def test_features_of_a_real_trace(model: Model, easy_questions: list[Asked]) -> 
     made = features(trace)
     assert {name: value.shape for name, value in made.items()} == {
         "image": (1, 256),
+        "image_spread": (1, 256),
+        "pixels": (1, len(NAMES)),
         "first_hidden": (1, 256),
         "answer_hidden": (1, 256),
         "first_statistics": (1, len(FIRST)),

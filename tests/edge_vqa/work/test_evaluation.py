@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from edge_vqa import metrics
 from edge_vqa.bundles.manifest import OperatingPoint
@@ -151,6 +153,47 @@ def test_eval_writes_a_report_and_goes_on_where_it_stopped(run: Run, tmp_path: P
     again = run("edge-vqa", "eval", questions, "-o", folder, "--skip-missing")
     assert again.returncode == 0 and "accuracy" in again.stdout
     assert (folder / "answers.jsonl").read_bytes() == before
+
+
+def test_foreign_sets_are_reported_apart(run: Run, tmp_path: Path) -> None:
+    def lines(name: str, rows: list[tuple[Path, str, str]]) -> Path:
+        path = tmp_path / name
+        listed = ({"question_id": f"{i}", "image": str(p), "question": q, "answers": [a]} for i, (p, q, a) in enumerate(rows))
+        path.write_text("".join(json.dumps(line) + "\n" for line in listed))
+        return path
+
+    strange = []
+    for seed in range(3):
+        path = tmp_path / f"{seed}.png"
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+        strange.append((path, "is there a banana?", "unanswerable"))
+    known = [(EXAMPLES / name, "what is this?", right) for name, right in (("face.png", "face"), ("shape.png", "star"))]
+    own, noise = lines("own.jsonl", known), lines("<noise>.jsonl", strange)
+    done = run("edge-vqa", "eval", own, "-o", tmp_path / "report", "--model", "mini", "--foreign", noise)
+    assert done.returncode == 0, done.stderr
+    assert "foreign: <noise>: answered 0.0 [0.0, 0.0] %, wrong per 100 asked 0.0" in done.stdout
+    assert "told apart AUROC 1.000" in done.stdout
+    (found,) = json.loads((tmp_path / "report" / "metrics.json").read_text())["foreign"]
+    assert (found["name"], found["questions"], found["wrong"]["value"], found["fpr95"]["value"]) == ("<noise>", 3, 0.0, 0.0)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Foreign pictures" in page and "&lt;noise&gt;" in page and "<noise>" not in page
+    twice = run("edge-vqa", "eval", own, "-o", tmp_path / "other", "--foreign", noise, "--foreign", noise)
+    assert twice.returncode == 2 and "different ones" in " ".join(twice.stderr.split())
+
+
+def test_foreign_figures_are_direct_calculation() -> None:
+    point = OperatingPoint(0.05, 0.1, 0.5, "m", 10, "d", 0.5, familiarity=0.1)
+    known = Judged(np.ones(4), list("abcd"), {"selector": np.full(4, 0.9)}, np.array([0.9, 0.5, 0.3, 0.05]))
+    other = Judged(
+        np.array([0, 1, 0, 0.0]), list("efgh"), {"selector": np.array([0.9, 0.9, 0.4, 0.9])}, np.array([0.2, 0.2, 0.2, 0])
+    )
+    found = evaluation.foreign("x", other, known, point)
+    assert (found.answered.value, found.wrong.value) == (0.5, 0.25)
+    assert found.auroc.value == pytest.approx((3 * 3 + 3 * 0 + 4) / 16)
+    bare = evaluation.foreign(
+        "x", dataclasses.replace(other, familiarity=None), dataclasses.replace(known, familiarity=None), None
+    )
+    assert bare.answered.value == 1.0 and bare.wrong.value == 0.75 and math.isnan(bare.auroc.value)
 
 
 def test_questions_without_answers_cannot_be_evaluated(run: Run, tmp_path: Path) -> None:
