@@ -222,10 +222,10 @@ def resign(folder: Path) -> None:
         for file in manifest["files"].values():
             there = folder / file["path"]
             file["bytes"], file["sha256"] = there.stat().st_size, store.sha256(there)
-        for selector in ("selector", "selector_early"):
-            if manifest.get(selector):
-                manifest[selector]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
-                manifest[selector]["vision_sha256"] = manifest["files"][manifest["runtime"]["tower"]]["sha256"]
+        for role in manifests.ESTIMATORS:
+            if manifest.get(role):
+                manifest[role]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
+                manifest[role]["vision_sha256"] = manifest["files"][manifest["runtime"]["tower"]]["sha256"]
         path.write_text(json.dumps(manifest))
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         pass  # bundle.json itself was changed
@@ -235,8 +235,8 @@ def without_selectors(folder: Path) -> None:
     """Of a changed LM or tower a Selector would be refused before llama.cpp sees a byte."""
     path = folder / manifests.MANIFEST
     manifest = json.loads(path.read_bytes())
-    manifest |= {"selector": None, "selector_early": None, "operating_points": [], "cascades": [], "calibration": []}
-    for role in ("selector", "selector_early"):
+    manifest |= {"operating_points": [], "cascades": [], "calibration": []} | dict.fromkeys(manifests.ESTIMATORS)
+    for role in manifests.ESTIMATORS:
         manifest["files"].pop(role, None)
     path.write_text(json.dumps(manifest))
 

@@ -19,6 +19,7 @@ from converters.convert import convert
 from converters.options import Options
 from edge_vqa.bundles import manifest as manifests
 from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import ESTIMATORS
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.model import Model, load
 
@@ -119,8 +120,9 @@ def resign(folder: Path) -> None:
         for file in manifest["files"].values():
             path = folder / file["path"]
             file["bytes"], file["sha256"] = path.stat().st_size, store.sha256(path)
-        if manifest["selector"]:
-            manifest["selector"]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
-            manifest["selector"]["vision_sha256"] = manifest["files"]["vision"]["sha256"]
+        for role in ESTIMATORS:
+            if manifest.get(role):
+                manifest[role]["lm_sha256"] = manifest["files"]["lm"]["sha256"]
+                manifest[role]["vision_sha256"] = manifest["files"]["vision"]["sha256"]
 
     edit_manifest(folder, change)

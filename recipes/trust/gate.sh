@@ -20,7 +20,7 @@ for set in "$traces"/*.npz; do
     esac
 done
 builds=
-for build in "$traces"/../../builds/"$name"/zen4.npz "$traces"/../../builds/"$name"/*.npz; do
+for build in "$traces"/../../builds/"$name"/zen4_repacked.npz "$traces"/../../builds/"$name"/*.npz; do
     [ -f "$build" ] && builds="$builds --build $build"
 done
 for method in selector selector-early; do

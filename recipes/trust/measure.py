@@ -174,7 +174,7 @@ def builds_table(name: str, bundle: Bundle) -> list[str]:
     point = bundle.manifest.default_point("selector")
     assert point is not None
     judged = {build: scored(bundle, traces) for build, traces in found.items()}
-    reference = "zen4" if "zen4" in judged else next(iter(judged))
+    reference = "zen4_repacked" if "zen4_repacked" in judged else next(iter(judged))
     base, rows = judged[reference], []
     given = {build: one.judged.answered(point) for build, one in judged.items()}
     for build, one in judged.items():
@@ -189,7 +189,7 @@ def builds_table(name: str, bundle: Bundle) -> list[str]:
         )
         rows.append(f"| {build.replace('_', ' ')} | {' | '.join(cells)} |")
     n = len(base.traces)
-    head = f"| build, {n:,} questions | same answer as {reference} | confidence within 0.01 | difference: 50, 95, 99.9 %"
+    head = f"| build, {n:,} questions | same answer as {reference.replace('_', ' ')} | confidence within 0.01 | difference: 50, 95, 99.9 %"
     return [f"{head} | decisions that flip | most, against |", "|---|---|---|---|---|---|", *rows]
 
 

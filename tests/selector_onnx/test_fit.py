@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import ESTIMATORS
 from edge_vqa.model import load
 from edge_vqa.work import questions as files
 from selector_onnx import exposure, fit
@@ -41,7 +42,7 @@ def bare(copied: Path) -> Path:
     """The embedded bundle without a Selector, as the converter makes it."""
 
     def without_selectors(manifest: dict[str, Any]) -> None:
-        for role in ("selector", "selector_early"):
+        for role in ESTIMATORS:
             manifest["files"].pop(role)
             manifest[role] = None
         manifest |= {"operating_points": [], "calibration": []}

@@ -192,7 +192,7 @@ def test_metadata_that_is_no_text_is_one_line(copied: Path, run: Run) -> None:
 
 
 def test_our_own_graphs_are_admitted(tmp_path: Path, mini: Bundle) -> None:
-    for role in ("selector", "selector_early"):
+    for role in ("selector", "selector_early", "familiarity"):
         onnx_file.check_estimator(mini.files[role])
     for kind in ("f32", "f16", "int8"):
         options = Options(quant="q8_0", vision_type="f32", vision_backend="onnx", onnx_type=kind)
