@@ -177,7 +177,7 @@ def builds_table(name: str, bundle: Bundle) -> list[str]:
     reference = "zen4_repacked" if "zen4_repacked" in judged else next(iter(judged))
     base, rows = judged[reference], []
     given = {build: one.judged.answered(point) for build, one in judged.items()}
-    for build, one in judged.items():
+    for build, one in sorted(judged.items(), key=lambda item: item[0] != reference):
         away = np.abs(one.judged.confidence["selector"] - base.judged.confidence["selector"])
         worst = max(given, key=lambda other: float((given[build] != given[other]).mean()))
         cells = (
@@ -189,7 +189,7 @@ def builds_table(name: str, bundle: Bundle) -> list[str]:
         )
         rows.append(f"| {build.replace('_', ' ')} | {' | '.join(cells)} |")
     n = len(base.traces)
-    head = f"| build, {n:,} questions | same answer as {reference.replace('_', ' ')} | confidence within 0.01 | difference: 50, 95, 99.9 %"
+    head = f"| build, {n:,} questions | same answer as the first | confidence within 0.01 | difference: 50, 95, 99.9 %"
     return [f"{head} | decisions that flip | most, against |", "|---|---|---|---|---|---|", *rows]
 
 
