@@ -26,7 +26,7 @@ Values: TypeAlias = "npt.NDArray[np.floating]"
 
 
 def pixel_statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Numbers [len(NAMES)] of pixels uint8 [height, width, 3], from a copy of at most `SIDE` pixels a side: one or two milliseconds."""
+    """Numbers [len(NAMES)] of pixels uint8 [height, width, 3], from a copy of at most `SIDE` pixels a side: 1 to 2 ms."""
     high, wide, _ = pixels.shape
     image = Image.fromarray(pixels)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX, reducing_gap=2.0)
