@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa.answer import Answer
 from edge_vqa.border.whole import write_whole
 from edge_vqa.bundles.manifest import llama_cpp_version
 from edge_vqa.errors import EdgeVqaError
@@ -111,6 +112,11 @@ def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: 
     for number, question in enumerate(questions, 1):
         answers.append(model.ask(question.image, question.question, gate=False, detail=origin.detail or None))
         progress(number)
+    return traces_of(origin, questions, answers)
+
+
+def traces_of(origin: Origin, questions: Sequence[Question], answers: Sequence[Answer]) -> Traces:
+    """What the answers to these questions left behind, judged."""
     rows = [trace.features(answer.trace) for answer in answers]
     return Traces(
         origin=origin,

@@ -7,10 +7,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_vqa.border.whole import write_bytes
 from edge_vqa.bundles import manifest as manifests
@@ -21,12 +20,12 @@ from edge_vqa.device import admission
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.trust import familiarity, trace
 from edge_vqa.trust.confidence import Selector, SelectorEarly
+from edge_vqa.trust.familiarity import Numbers
 from selector_onnx.collect import Array, Origin
 from selector_onnx.familiarity import FAR, WEIGHTS, Ladder, Learned
 from selector_onnx.train import Trained
 
 MAX_BYTES = 1_000_000
-Numbers: TypeAlias = "npt.NDArray[np.floating]"
 
 
 class _Graph:

@@ -19,14 +19,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeAlias
 
 import numpy as np
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.trust.estimator import Features
 from selector_onnx.collect import Array, Origin, Traces, take
-from selector_onnx.train import fold_of, principal_directions
+from selector_onnx.train import Layers, fold_of, forward, layers_of, principal_directions
 
 LEAST = 100  # pictures
 MEMBERS, WIDTH = 3, 64  # of the MLP
@@ -36,30 +35,12 @@ FLOOR, FAR = 0.25, 8.0  # least scale of a feature, in medians of those of its i
 NARROW = 0.01  # added to the variance along every axis: where familiar pictures never differ, a hair does not count
 WEIGHTS = (1.0, 0.5, 0.5)  # of the exposed estimate and of the distances in the sum
 # shares at which a distribution is remembered: densely where pictures are refused; and the normal scores there
-SHARES: tuple[float, ...] = (
-    0.0,
-    0.001,
-    0.002,
-    0.004,
-    0.006,
-    0.008,
-    0.01,
-    0.015,
-    0.02,
-    0.025,
-    0.03,
-    0.04,
-    0.05,
-    0.07,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
+SHARES = (
+    *(0.0, 0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3),
+    *(0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
 )
-SHARES += (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 STRANGEST, USUAL = 0.0003, 0.7  # shares beyond which a score stays what it is
 SCORES = tuple(NormalDist().inv_cdf(min(max(share, STRANGEST), USUAL)) for share in SHARES)
-Layer: TypeAlias = tuple[Array, Array]  # weight [out, in] and bias [out]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +86,7 @@ class Learned:
 
     origin: Origin
     scales: dict[str, Scale]
-    members: tuple[tuple[Layer, ...], ...]
+    members: tuple[Layers, ...]
     distances: dict[str, Distance]
     ladders: tuple[Ladder, ...]
     n: int
@@ -115,7 +96,7 @@ class Learned:
         """Familiarity [n] in plain numpy: what the ONNX graph must agree with."""
         z = {name: scale(features[name]) for name, scale in self.scales.items()}
         side_by_side = np.concatenate(list(z.values()), axis=1)
-        exposed = np.mean([logit(member, side_by_side) for member in self.members], axis=0)
+        exposed = np.mean([forward(member, side_by_side) for member in self.members], axis=0)
         estimates = [exposed, *(-distance(z[name]) for name, distance in self.distances.items())]
         *ladders, last = self.ladders
         return last(total([ladder(values) for ladder, values in zip(ladders, estimates, strict=True)]))
@@ -123,14 +104,6 @@ class Learned:
 
 def total(scores: Sequence[Array]) -> Array:
     return np.asarray(sum(weight * score for weight, score in zip(WEIGHTS, scores, strict=True)), np.float32)
-
-
-def logit(layers: Sequence[Layer], x: Array) -> Array:
-    for number, (weight, bias) in enumerate(layers):
-        x = x @ weight.T + bias
-        if number < len(layers) - 1:
-            x = np.maximum(x, 0)
-    return np.asarray(x[:, 0], np.float32)
 
 
 def inputs_of(traces: Traces) -> tuple[str, ...]:
@@ -170,7 +143,7 @@ def learn(familiar: Traces, foreign: Sequence[Traces], *, weights: int = WEIGHTS
     for own in range(MEMBERS):
         held = fold == own
         members.append(_expose(x[~held], others, weights, seed + own))
-        held_out[0, held] = logit(members[-1], x[held])
+        held_out[0, held] = forward(members[-1], x[held])
         for row, name in enumerate(measured, 1):
             held_out[row, held] = -_distance(known[name][~held], weights)(known[name][held])
     ladders = [_ladder(values, SCORES, 2 * SCORES[0]) for values in held_out]
@@ -213,7 +186,7 @@ def _distance(z: Array, weights: int) -> Distance:
     return Distance(np.ascontiguousarray(axes.T), np.asarray(1 / (along + NARROW) - 1 / rest, np.float32), 1 / rest)
 
 
-def _expose(familiar: Array, foreign: Sequence[Array], weights: int, seed: int) -> tuple[Layer, ...]:
+def _expose(familiar: Array, foreign: Sequence[Array], weights: int, seed: int) -> Layers:
     """An MLP between the two, each batch one half familiar, the other of all sorts of foreign pictures alike."""
     import torch
     from torch import nn
@@ -241,5 +214,4 @@ def _expose(familiar: Array, foreign: Sequence[Array], weights: int, seed: int) 
         (losses @ weight).backward()
         optimizer.step()
         schedule.step()
-    layers = [part for part in net if isinstance(part, nn.Linear)]
-    return tuple((part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy()) for part in layers)
+    return layers_of(net)

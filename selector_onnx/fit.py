@@ -136,10 +136,11 @@ def fit(
         elif method == methods.TemperatureScaling.name and fitted:
             write_manifest(folder, dataclasses.replace(made.manifest, temperature=fitted.temperature))
         method = _choose_points(folder, judged, options)
-        gate, confidence = confidences(store.read(folder), judged)
-        points = tuple(store.read(folder).manifest.points(method))
+        final = store.read(folder)
+        gate, confidence = confidences(final, judged)
+        points = tuple(final.manifest.points(method))
         would_do = {p.risk: _needed(gate, confidence, judged, p.risk, options) for p in points if p.threshold is None}
-        files = _report(manifests.name_for(output), method, confidence, judged, calibration, work, progress)
+        files = _report(final.name, method, confidence, judged, calibration, work, progress)
     return Fitted(
         bundle=store.read(output),
         method=method,

@@ -6,10 +6,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import HISTOGRAM, Calibration, Cascade, Foreign, Manifest, OperatingPoint
@@ -18,31 +16,48 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust.confidence import Confidence
 from edge_vqa.trust.confidence import choose as method_of
+from edge_vqa.trust.familiarity import Numbers, where_familiar
 from selector_onnx.collect import Array, Traces
 from selector_onnx.export import without
 from selector_onnx.threshold import METHOD, contaminated_risk, select_threshold, worst_foreign
 
-Numbers: TypeAlias = "npt.NDArray[np.floating]"
 UNFAMILIAR = 0.015  # share of familiar pictures that may be refused as foreign
+
+
+class Scorer:
+    """A bundle's confidence method (default: the one that it uses) and its familiarity, opened once for many traces."""
+
+    def __init__(self, bundle: Bundle, method: str | None = None) -> None:
+        store.verify(bundle)
+        self._bundle, self.method, self.estimate = bundle, method_of(bundle, method), familiarities.of(bundle)
+
+    def confidence(self, traces: Traces) -> Array:
+        """[n]. Raises EdgeVqaError for traces of another bundle."""
+        _check_origin(self._bundle, traces)
+        return self.method.score_features(traces.features)
+
+    def familiarity(self, traces: Traces) -> Array | None:
+        """[n], where the bundle has an estimate of it."""
+        return None if self.estimate is None else self.estimate.score_features(traces.features)
+
+    def kept(self, traces: Traces, unfamiliar: float) -> Numbers:
+        """Confidence [n], below every threshold where the picture is not familiar."""
+        return where_familiar(self.confidence(traces), self.familiarity(traces), unfamiliar)
 
 
 def confidences(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array]:
     """A confidence method (default: the one that the bundle uses) and its confidence [n] for every trace."""
+    _check_origin(bundle, traces)
+    scorer = Scorer(bundle, method)
+    return scorer.method, scorer.confidence(traces)
+
+
+def _check_origin(bundle: Bundle, traces: Traces) -> None:
     if bundle.fingerprint != traces.origin.fingerprint:
         raise EdgeVqaError(
             f"these traces are of another bundle or vision tower ({traces.origin.model})",
             f"collect traces of {bundle.name}",
         )
-    store.verify(bundle)
-    chosen = method_of(bundle, method)
-    return chosen, chosen.score_features(traces.features)
-
-
-def scores(bundle: Bundle, traces: Traces, method: str | None = None) -> tuple[Confidence, Array, Array | None]:
-    """`confidences`, and the familiarity [n] of every trace where the bundle has an estimate of it."""
-    chosen, confidence = confidences(bundle, traces, method)
-    familiarity = familiarities.of(bundle)
-    return chosen, confidence, None if familiarity is None else familiarity.score_features(traces.features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,17 +89,16 @@ def choose(
     pairs is over the latter, and answers less and less: the guarantee stays exact (`threshold`).
     """
     _refuse_dependent(traces)
-    chosen, confidence, familiarity = scores(bundle, traces, method)
-    name = chosen.name
-    kept = where_familiar(confidence, familiarity, limits.unfamiliar)
-    points = _points(chosen, kept[None], traces.accuracy[None], traces.origin.data, risks, delta, default)
-    if familiarity is not None:
-        points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
+    _check_origin(bundle, traces)
+    scorer = Scorer(bundle, method)
+    name, kept = scorer.method.name, scorer.kept(traces, limits.unfamiliar)
+    common = _Common(scorer.method, traces.origin.data, delta, default, limits.unfamiliar if scorer.estimate else None)
+    points = _points(common, kept[None], traces.accuracy[None], risks)
     if limits.builds:
-        builds = [where_familiar(*scores(bundle, build, name)[1:], limits.unfamiliar) for build in limits.builds]
+        builds = [scorer.kept(build, limits.unfamiliar) for build in limits.builds]
         points = [_with_margin(point, kept, builds) for point in points]
     if limits.foreign:
-        strangers = [where_familiar(*scores(bundle, others, name)[1:], limits.unfamiliar) for others in limits.foreign]
+        strangers = [scorer.kept(others, limits.unfamiliar) for others in limits.foreign]
         points = [_with_foreign(point, kept, strangers, limits) for point in points]
     counts, _ = np.histogram(kept.clip(0), HISTOGRAM, (0, 1))  # an unfamiliar picture counts as confidence 0
     seen = Calibration(name, traces.origin.data, len(traces), tuple(int(count) for count in counts))
@@ -95,13 +109,6 @@ def choose(
         operating_points=(*rest.operating_points, *points),
         calibration=(*rest.calibration, seen),
     )
-
-
-def where_familiar(confidence: Numbers, familiarity: Numbers | None, unfamiliar: float) -> Numbers:
-    """Confidence [n], below every threshold where the picture is not familiar."""
-    if familiarity is None:
-        return confidence
-    return np.where(familiarity >= unfamiliar, confidence, confidence.dtype.type(-1))
 
 
 def margin_of(threshold: float, builds: Sequence[Numbers]) -> float:
@@ -120,7 +127,7 @@ def _with_margin(point: OperatingPoint, kept: Numbers, builds: Sequence[Numbers]
     return dataclasses.replace(point, threshold=threshold, coverage=round(float((kept >= threshold).mean()), 4), margin=margin)
 
 
-def _with_foreign(point: OperatingPoint, kept: Array, foreign: Sequence[Array], limits: Limits) -> OperatingPoint:
+def _with_foreign(point: OperatingPoint, kept: Numbers, foreign: Sequence[Numbers], limits: Limits) -> OperatingPoint:
     """What holds where a share of the questions is about foreign pictures."""
     threshold = point.threshold
     if threshold is None:
@@ -162,14 +169,15 @@ def choose_cascade(
     if not np.array_equal(traces.question_id, second.traces.question_id):
         raise EdgeVqaError("the traces of the two looks are not of the same questions", "collect both from one questions file")
     _refuse_dependent(traces)
-    chosen, first, familiar = scores(bundle, traces, method)
-    again, other, familiar_too = scores(second.bundle, second.traces, chosen.name)
-    accuracy = np.stack([traces.accuracy, second.traces.accuracy])
-    limit = limits.unfamiliar
-    looks = np.stack([where_familiar(first, familiar, limit), where_familiar(other, familiar_too, limit)])
-    points = _points(again, looks, accuracy, traces.origin.data, risks, delta, default)
-    if familiar is not None or familiar_too is not None:
-        points = [dataclasses.replace(point, familiarity=limits.unfamiliar) for point in points]
+    _check_origin(bundle, traces)
+    first = Scorer(bundle, method)
+    kept = [first.kept(traces, limits.unfamiliar)]
+    _check_origin(second.bundle, second.traces)
+    again = Scorer(second.bundle, first.method.name)
+    kept.append(again.kept(second.traces, limits.unfamiliar))
+    limit = limits.unfamiliar if first.estimate or again.estimate else None
+    common = _Common(again.method, traces.origin.data, delta, default, limit)
+    points = _points(common, np.stack(kept), np.stack([traces.accuracy, second.traces.accuracy]), risks)
     detail = second.traces.origin.detail or second.bundle.manifest.prompt.detail
     if second.bundle.fingerprint == bundle.fingerprint and detail == (traces.origin.detail or bundle.manifest.prompt.detail):
         raise EdgeVqaError("both looks are the same", "collect the second one with --detail high, or from another bundle")
@@ -186,30 +194,34 @@ def _refuse_dependent(traces: Traces) -> None:
         )
 
 
-def _points(
-    method: Confidence,
-    confidence: Array,
-    accuracy: Array,
-    data: str,
-    risks: Sequence[float],
-    delta: float,
-    default: float,
-) -> list[OperatingPoint]:
+@dataclass(frozen=True)
+class _Common:
+    """What the points of a method share. familiarity: the least that is answered about."""
+
+    method: Confidence
+    data: str
+    delta: float
+    default: float
+    familiarity: float | None
+
+
+def _points(common: _Common, confidence: Numbers, accuracy: Array, risks: Sequence[float]) -> list[OperatingPoint]:
     """One for each risk, from [looks, n]."""
     points = []
     for risk in risks:
-        threshold = select_threshold(confidence, accuracy, risk, delta, calibrated=method.calibrated)
+        threshold = select_threshold(confidence, accuracy, risk, common.delta, calibrated=common.method.calibrated)
         points.append(
             OperatingPoint(
                 risk=risk,
-                delta=delta,
+                delta=common.delta,
                 threshold=threshold,
                 method=METHOD,
                 n=confidence.shape[1],
-                data=data,
+                data=common.data,
                 coverage=0.0 if threshold is None else round(float((confidence.max(0) >= threshold).mean()), 4),
-                confidence=method.name,
-                default=risk == default,
+                confidence=common.method.name,
+                default=risk == common.default,
+                familiarity=common.familiarity,
             )
         )
     return points

@@ -17,11 +17,11 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from edge_vqa.pictures.open import open_picture
 from edge_vqa.work.questions import Question
+from selector_onnx.exposure import UNANSWERABLE
 
 SIDES = (120, 480)  # pixels, smallest and largest
 LEAST_SIDE, LONGER_SIDE = 64, 480  # of a copy
 GREY = 0.3  # share of what is drawn from nothing that has no colour
-UNANSWERABLE = "unanswerable"
 ASKED = (
     *("what is this?", "what is in the picture?", "is there a dog?", "is there a person?", "what colour is it?"),
     *("how many things are there?", "what does it say?", "is it an animal?", "what is on the left?"),
@@ -35,18 +35,18 @@ def _size(rng: Random) -> tuple[int, int]:
     return rng.randint(*SIDES), rng.randint(*SIDES)
 
 
-def _colour(rng: Random, least: int = 0, most: int = 255) -> Colour:
+def colour(rng: Random, least: int = 0, most: int = 255) -> Colour:
     return rng.randint(least, most), rng.randint(least, most), rng.randint(least, most)
 
 
-def _noise(rng: Random) -> np.random.Generator:
+def noise_of(rng: Random) -> np.random.Generator:
     return np.random.default_rng(rng.randrange(2**32))
 
 
 def _between(share: np.ndarray, rng: Random) -> Image.Image:
     """Two colours, mixed by shares [h, w]."""
     share = share[..., None].clip(0, 1)
-    mixed = (1 - share) * np.array(_colour(rng)) + share * np.array(_colour(rng))
+    mixed = (1 - share) * np.array(colour(rng)) + share * np.array(colour(rng))
     return Image.fromarray(mixed.astype(np.uint8))
 
 
@@ -61,8 +61,8 @@ def _places(rng: Random) -> tuple[np.ndarray, np.ndarray]:
 def static(rng: Random) -> Image.Image:
     """Uniform noise, in colour or grey, of any strength."""
     (wide, high), strength = _size(rng), rng.uniform(0.3, 1)
-    values = _noise(rng).uniform(0, 255, (high, wide, rng.choice((1, 3))))
-    values = (1 - strength) * np.array(_colour(rng)) + strength * values
+    values = noise_of(rng).uniform(0, 255, (high, wide, rng.choice((1, 3))))
+    values = (1 - strength) * np.array(colour(rng)) + strength * values
     return Image.fromarray(values.astype(np.uint8))
 
 
@@ -70,7 +70,7 @@ def cells(rng: Random) -> Image.Image:
     """Squares of random colours."""
     wide, high = _size(rng)
     side = rng.choice((3, 5, 9, 16, 30, 60))
-    small = _noise(rng).integers(0, 256, (high // side + 1, wide // side + 1, 3), np.uint8)
+    small = noise_of(rng).integers(0, 256, (high // side + 1, wide // side + 1, 3), np.uint8)
     return Image.fromarray(small).resize((wide, high), rng.choice((Image.Resampling.NEAREST, Image.Resampling.BICUBIC)))
 
 
@@ -95,23 +95,23 @@ def checks(rng: Random) -> Image.Image:
 
 def blobs(rng: Random) -> Image.Image:
     """Soft shapes of colour, out of focus."""
-    image = Image.new("RGB", _size(rng), _colour(rng))
+    image = Image.new("RGB", _size(rng), colour(rng))
     brush = ImageDraw.Draw(image)
     for _ in range(rng.randint(2, 14)):
         x, y, side = rng.uniform(0, image.width), rng.uniform(0, image.height), rng.uniform(10, 160)
-        brush.ellipse((x - side, y - side * rng.uniform(0.3, 1), x + side, y + side), fill=_colour(rng))
+        brush.ellipse((x - side, y - side * rng.uniform(0.3, 1), x + side, y + side), fill=colour(rng))
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(6, 30)))
-    grain = _noise(rng).normal(0, rng.choice((0, 4, 10)), (image.height, image.width, 1))
+    grain = noise_of(rng).normal(0, rng.choice((0, 4, 10)), (image.height, image.width, 1))
     return Image.fromarray((np.asarray(image) + grain).clip(0, 255).astype(np.uint8))
 
 
 def polygons(rng: Random) -> Image.Image:
     """Outlines on top of each other, thin and thick."""
-    image = Image.new("RGB", _size(rng), _colour(rng, 200))
+    image = Image.new("RGB", _size(rng), colour(rng, 200))
     brush = ImageDraw.Draw(image)
     for _ in range(rng.randint(3, 20)):
         corners = [(rng.uniform(0, image.width), rng.uniform(0, image.height)) for _ in range(rng.randint(2, 6))]
-        brush.line([*corners, corners[0]], fill=_colour(rng, 0, 180), width=rng.randint(1, 5))
+        brush.line([*corners, corners[0]], fill=colour(rng, 0, 180), width=rng.randint(1, 5))
     return image
 
 
@@ -126,8 +126,8 @@ def _words(rng: Random, count: int) -> str:
 def page(rng: Random) -> Image.Image:
     """Lines of text, in one column or two, or a form."""
     wide, high = rng.randint(240, 480), rng.randint(240, 600)
-    image = Image.new("RGB", (wide, high), _colour(rng, 215))
-    brush, ink, height = ImageDraw.Draw(image), _colour(rng, 0, 90), rng.randint(8, 18)
+    image = Image.new("RGB", (wide, high), colour(rng, 215))
+    brush, ink, height = ImageDraw.Draw(image), colour(rng, 0, 90), rng.randint(8, 18)
     font, columns, y = ImageFont.load_default(height), rng.choice((1, 1, 2)), 16.0
     while y < high - 20:
         for column in range(columns):
@@ -145,39 +145,39 @@ def page(rng: Random) -> Image.Image:
 def terminal(rng: Random) -> Image.Image:
     """Short lines on dark, each in some colour."""
     wide, high = rng.randint(240, 480), rng.randint(160, 360)
-    image = Image.new("RGB", (wide, high), _colour(rng, 0, 50))
+    image = Image.new("RGB", (wide, high), colour(rng, 0, 50))
     brush, height = ImageDraw.Draw(image), rng.randint(9, 15)
     font = ImageFont.load_default(height)
     for y in range(8, high - height, height + 3):
         if rng.random() < 0.85:
-            brush.text((8 + rng.choice((0, 0, 16)), y), _words(rng, rng.randint(1, 7)), font=font, fill=_colour(rng, 120))
+            brush.text((8 + rng.choice((0, 0, 16)), y), _words(rng, rng.randint(1, 7)), font=font, fill=colour(rng, 120))
     return image
 
 
 def panels(rng: Random) -> Image.Image:
     """Rectangles beside and in each other, some with a word, as in a program."""
     wide, high = rng.randint(200, 480), rng.randint(160, 400)
-    image = Image.new("RGB", (wide, high), _colour(rng, 180))
+    image = Image.new("RGB", (wide, high), colour(rng, 180))
     brush, font = ImageDraw.Draw(image), ImageFont.load_default(rng.randint(9, 14))
     for _ in range(rng.randint(5, 16)):
         x, y = rng.randrange(0, wide, 20), rng.randrange(0, high, 20)
-        fill = _colour(rng, 120) if rng.random() < 0.6 else None
-        brush.rectangle((x, y, x + rng.randrange(30, 220, 10), y + rng.randrange(14, 120, 6)), fill=fill, outline=_colour(rng))
+        fill = colour(rng, 120) if rng.random() < 0.6 else None
+        brush.rectangle((x, y, x + rng.randrange(30, 220, 10), y + rng.randrange(14, 120, 6)), fill=fill, outline=colour(rng))
         if rng.random() < 0.7:
-            brush.text((x + 6, y + 3), _words(rng, rng.randint(1, 3)), font=font, fill=_colour(rng, 0, 80))
+            brush.text((x + 6, y + 3), _words(rng, rng.randint(1, 3)), font=font, fill=colour(rng, 0, 80))
     return image
 
 
 def boxes(rng: Random) -> Image.Image:
     """Boxes with words, joined by lines."""
     wide, high = rng.randint(260, 480), rng.randint(200, 400)
-    image = Image.new("RGB", (wide, high), _colour(rng, 225))
+    image = Image.new("RGB", (wide, high), colour(rng, 225))
     brush, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     middles = [(rng.uniform(50, wide - 50), rng.uniform(30, high - 30)) for _ in range(rng.randint(3, 8))]
     for one, other in pairwise(middles):
-        brush.line((*one, *other), fill=_colour(rng, 0, 120), width=2)
+        brush.line((*one, *other), fill=colour(rng, 0, 120), width=2)
     for x, y in middles:
-        brush.rounded_rectangle((x - 40, y - 16, x + 40, y + 16), rng.choice((0, 8, 16)), _colour(rng, 170), (60, 60, 60))
+        brush.rounded_rectangle((x - 40, y - 16, x + 40, y + 16), rng.choice((0, 8, 16)), colour(rng, 170), (60, 60, 60))
         brush.text((x - 28, y - 7), _word(rng), font=font, fill=(20, 20, 20))
     return image
 
@@ -194,7 +194,7 @@ def negative(image: Image.Image, rng: Random) -> Image.Image:
 
 def tinted(image: Image.Image, rng: Random) -> Image.Image:
     """Light and dark of one hue, as an old photograph."""
-    return ImageOps.colorize(image.convert("L"), _colour(rng, 0, 60), _colour(rng, 190))
+    return ImageOps.colorize(image.convert("L"), colour(rng, 0, 60), colour(rng, 190))
 
 
 def posterised(image: Image.Image, rng: Random) -> Image.Image:
@@ -216,7 +216,7 @@ def shuffled(image: Image.Image, rng: Random) -> Image.Image:
 def scrambled(image: Image.Image, rng: Random) -> Image.Image:
     """The same colours and grain, in no order: the phases of its waves are drawn anew."""
     pixels = np.asarray(image).astype(np.float32)
-    noise = np.fft.rfft2(_noise(rng).normal(size=pixels.shape[:2]))
+    noise = np.fft.rfft2(noise_of(rng).normal(size=pixels.shape[:2]))
     waves = np.fft.rfft2(pixels, axes=(0, 1)) * np.exp(1j * np.angle(noise))[..., None]
     waves[0, 0] = np.fft.rfft2(pixels, axes=(0, 1))[0, 0]
     return Image.fromarray(np.fft.irfft2(waves, pixels.shape[:2], axes=(0, 1)).clip(0, 255).astype(np.uint8))

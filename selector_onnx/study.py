@@ -35,6 +35,7 @@ from edge_vqa.model import load
 from edge_vqa.trust import confidence as methods
 from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust import intervals, trace
+from edge_vqa.trust.familiarity import where_familiar
 from edge_vqa.trust.intervals import Figure
 from edge_vqa.trust.trace import EARLY
 from edge_vqa.work import evaluation
@@ -42,7 +43,7 @@ from edge_vqa.work import questions as files
 from selector_onnx import collect
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
-from selector_onnx.points import UNFAMILIAR, where_familiar
+from selector_onnx.points import UNFAMILIAR
 from selector_onnx.threshold import METHOD, select_threshold
 from selector_onnx.train import Trained
 
@@ -311,9 +312,9 @@ class Workshop:
 
     def _strangers(self) -> tuple[evaluation.Foreign, ...]:
         """What the main bundle's gate makes of foreign sets, with its own familiarity where it has one, at 5 % risk."""
-        main, score = self.config.main, _by(self.selector(self.config.main))
         if "calibration" not in self.files or not self._foreign:
             return ()
+        main, score = self.config.main, _by(self.selector(self.config.main))
         estimate = familiarities.of(self.bundles[main])
 
         def judged(traces: Traces) -> evaluation.Judged:

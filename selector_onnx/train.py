@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,9 @@ from edge_vqa.trust.confidence import Selector, SelectorEarly, TemperatureScalin
 from edge_vqa.trust.estimator import Features
 from edge_vqa.trust.trace import EARLY, SELECTED
 from selector_onnx.collect import Array, Origin, Traces, take
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FOLDS = 5
 LEAST = 40  # questions, and a quarter as many pictures
@@ -115,12 +118,17 @@ def project(projections: dict[str, tuple[Array, Array]], features: Features) -> 
     return np.concatenate([features[name] @ weight.T + bias for name, (weight, bias) in projections.items()], axis=1)
 
 
-def _member(layers: Layers, x: Array) -> Array:
+def forward(layers: Layers, x: Array) -> Array:
+    """Logits [n] of linear layers with ReLU between, from x [n, d]."""
     for number, (weight, bias) in enumerate(layers):
         x = x @ weight.T + bias
         if number < len(layers) - 1:
             x = np.maximum(x, 0)
-    return np.asarray(1 / (1 + np.exp(-x[:, 0].astype(np.float64))), np.float32)
+    return np.asarray(x[:, 0], np.float32)
+
+
+def _member(layers: Layers, x: Array) -> Array:
+    return np.asarray(1 / (1 + np.exp(-forward(layers, x).astype(np.float64))), np.float32)
 
 
 def fold_of(pictures: npt.NDArray[np.str_], folds: int, seed: int) -> npt.NDArray[np.int64]:
@@ -304,9 +312,15 @@ def _mlp(x: Array, y: Array, rows: Rows, stop: Rows, candidate: Candidate, seed:
         if since >= PATIENCE:
             break
     net.load_state_dict(best_state)
-    return tuple(
-        (part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy()) for part in net if isinstance(part, nn.Linear)
-    )
+    return layers_of(net)
+
+
+def layers_of(net: nn.Sequential) -> Layers:
+    """The linear layers as plain arrays."""
+    from torch import nn
+
+    linear = [part for part in net if isinstance(part, nn.Linear)]
+    return tuple((part.weight.detach().numpy().copy(), part.bias.detach().numpy().copy()) for part in linear)
 
 
 def better_by(confidence: Array, other: Array, traces: Traces, seed: int) -> tuple[float, float]:

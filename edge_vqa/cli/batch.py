@@ -24,6 +24,7 @@ from edge_vqa.cli.options import (
 from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
+    from edge_vqa.work.evaluation import Case, Judged
     from edge_vqa.work.questions import Question
 
 app = typer.Typer()
@@ -117,16 +118,17 @@ def eval_(
     loading = Loading(model, confidence, vision=vision, device=device, threads=threads)
     with loading.loaded(sequences=together) as asking, terminal.progress() as bars:
         bundle = asking.bundle
-        task = bars.add_task("asking", total=len(asked))
-        settings, answers = batches.Settings(gate=False), output / "answers.jsonl"
-        batches.run(asking, asked, answers, settings, lambda done: bars.update(task, completed=len(done)))
-        judged, cases = evaluation.judge(asked, answers)
-        sets = []
+
+        def judged_in(name: str, ask: list[Question], answers: Path) -> tuple[Judged, list[Case]]:
+            task = bars.add_task(name, total=len(ask))
+            settings = batches.Settings(gate=False)
+            batches.run(asking, ask, answers, settings, lambda done: bars.update(task, completed=len(done)))
+            return evaluation.judge(ask, answers)
+
+        judged, cases = judged_in("asking", asked, output / "answers.jsonl")
+        point, sets = bundle.manifest.default_point(asking.confidence.name), []
         for name, others in strangers.items():
-            task, answers = bars.add_task(name, total=len(others)), output / f"foreign_{name}.jsonl"
-            batches.run(asking, others, answers, settings, lambda done, task=task: bars.update(task, completed=len(done)))  # type: ignore[misc]
-            theirs, _ = evaluation.judge(others, answers)
-            point = bundle.manifest.default_point(asking.confidence.name)
+            theirs, _ = judged_in(name, others, output / f"foreign_{name}.jsonl")
             sets.append(evaluation.foreign(name, theirs, judged, point))
         task = bars.add_task("intervals", total=None)
         found = evaluation.evaluate(

@@ -35,10 +35,10 @@ def pixel_statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     light = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     spread = rgb.max(2) - rgb.min(2)
     counts = np.bincount(((codes // (256 // BINS)).astype(np.int64) @ (BINS * BINS, BINS, 1)).ravel(), minlength=BINS**3)
-    across, down = _steps(light, 1), _steps(light.T, 1)
-    edges = [np.concatenate([_steps(light, n).ravel(), _steps(light.T, n).ravel()]) for n in (1, 2, 4)]
-    means = [float(e.mean()) if e.size else 0.0 for e in edges]
-    squares = float((edges[0] ** 2).mean()) if edges[0].size else 0.0
+    steps = [(_steps(light, n), _steps(light.T, n)) for n in (1, 2, 4)]
+    edges = [np.concatenate([across.ravel(), down.ravel()]) for across, down in steps]
+    means, squares = [_mean(values) for values in edges], _mean(edges[0] ** 2)
+    across, down = (_mean(values) + 1 / 255 for values in steps[0])
     values = (
         *(np.log2(min(wide, high, ENOUGH)), np.log2(np.clip(max(wide, high) / min(wide, high), *ASPECTS))),
         *(light.mean(), light.std(), *np.quantile(light, (0.05, 0.95))),
@@ -48,7 +48,7 @@ def pixel_statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         *(np.log2(mean + 1 / 255) for mean in means),
         means[0] ** 2 / squares if squares > 0 else 1.0,  # 2 / pi of Gaussian grain, less where edges stand in calm
         *((light < 0.02).mean(), (light > 0.98).mean()),
-        np.log2((float(across.mean() if across.size else 0) + 1 / 255) / (float(down.mean() if down.size else 0) + 1 / 255)),
+        np.log2(across / down),
     )
     return np.array(values, np.float32)
 
@@ -56,3 +56,8 @@ def pixel_statistics(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def _steps(light: Values, distance: int) -> Values:
     """How much the light changes over a distance along rows."""
     return np.asarray(np.abs(light[:, distance:] - light[:, :-distance]))
+
+
+def _mean(values: Values) -> float:
+    """0 of a picture that is too narrow for any step."""
+    return float(values.mean()) if values.size else 0.0

@@ -24,7 +24,7 @@ from edge_vqa.session.options import Options
 from edge_vqa.trust import confidence as confidences
 from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust.gate import Gate
-from edge_vqa.trust.trace import Timings, TokenTrace, Trace
+from edge_vqa.trust.trace import Timings, TokenTrace, Trace, features
 from edge_vqa.vision.cache import PictureCache, key_of
 from edge_vqa.vision.tokens import Part, with_pixels
 
@@ -164,7 +164,9 @@ class Session:
 
     def scores(self, trace: Trace) -> tuple[float, float | None]:
         """Confidence, and familiarity where the bundle has an estimate of it."""
-        return self.confidence.score(trace), None if self.familiarity is None else self.familiarity.score(trace)
+        made = features(trace)
+        confidence = float(self.confidence.score_features(made)[0])
+        return confidence, None if self.familiarity is None else float(self.familiarity.score_features(made)[0])
 
     def show(self, picture: Picture, detail: str) -> None:
         """Make the picture what the next questions are about, unless it is already."""

@@ -125,7 +125,7 @@ class Selector(Confidence):
 
     def score_features(self, features: Features) -> Array:
         """See `Estimator`."""
-        return self._estimate(features)
+        return self._estimate.score_features(features)
 
 
 class SelectorEarly(Selector):

@@ -39,7 +39,7 @@ class Estimator:
             raise EdgeVqaError(f"{path.name} is not what bundle.json describes", again)
         self._name, self._inputs, self._output = path.name, tuple(shapes), output
 
-    def __call__(self, features: Features) -> Array:
+    def score_features(self, features: Features) -> Array:
         """Numbers [n] of features [n, d]. Where the graph yields none it is 0: abstain."""
         try:
             inputs = {name: features[name] for name in self._inputs}

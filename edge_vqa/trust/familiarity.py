@@ -7,33 +7,39 @@ about, whatever the confidence. How it is estimated: `selector_onnx.familiarity`
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
 from edge_vqa.bundles.store import Bundle
-from edge_vqa.trust import trace as traces
 from edge_vqa.trust.confidence import INTRINSIC
-from edge_vqa.trust.estimator import Estimator, Features
-from edge_vqa.trust.trace import Array, Trace
+from edge_vqa.trust.estimator import Estimator
 
 ROLE = "familiarity"
+Numbers: TypeAlias = "npt.NDArray[np.floating]"
 
 
-class Familiarity:
-    """Reads what is known of the picture (`trace.PICTURE`), nothing of question or answer. Raises as `Estimator` does."""
+class Familiarity(Estimator):
+    """Familiarity [n] of features: reads what is known of the picture (`trace.PICTURE`), nothing of question or answer."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._estimate = Estimator(bundle, ROLE, ROLE)
-
-    def score_features(self, features: Features) -> Array:
-        """Familiarity [n], each in [0, 1], of features [n, d]; 0 where they are no numbers."""
-        return self._estimate(features)
-
-    def score(self, trace: Trace) -> float:
-        return float(self.score_features(traces.features(trace))[0])
+        super().__init__(bundle, ROLE, ROLE)
 
 
 def of(bundle: Bundle, method: str | None = None) -> Familiarity | None:
     """None of a bundle without one: then nothing is known about familiarity. method: the confidence method in use; one that
     needs no graph of its own, and has no operating point with a limit, does without."""
-    limited = any(point.familiarity is not None for point in bundle.manifest.points(method)) if method else True
-    if ROLE not in bundle.manifest.estimators or (method in INTRINSIC and not limited):
+    manifest = bundle.manifest
+    if ROLE not in manifest.estimators:
+        return None
+    if method in INTRINSIC and all(point.familiarity is None for point in manifest.points(method)):
         return None
     return Familiarity(bundle)
+
+
+def where_familiar(confidence: Numbers, familiarity: Numbers | None, least: float | None) -> Numbers:
+    """Confidence [n], below every threshold where the picture is less familiar than that; None: nothing known, or no limit."""
+    if familiarity is None or least is None:
+        return confidence
+    return np.where(familiarity >= least, confidence, confidence.dtype.type(-1))

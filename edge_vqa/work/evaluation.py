@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edge_vqa import metrics
 from edge_vqa.bundles.manifest import OperatingPoint
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.trust.gate import Gate
+from edge_vqa.trust.familiarity import where_familiar
 from edge_vqa.trust.intervals import SEED, Figure, draws, interval
 from edge_vqa.work.questions import Question
 
@@ -41,12 +41,10 @@ class Judged:
 
     def answered(self, point: OperatingPoint) -> npt.NDArray[np.bool_]:
         """Which are given [n] at an operating point of the gate's own method."""
-        scores = zip(next(iter(self.confidence.values())), self._familiarity(), strict=True)
-        gate = Gate(point.threshold, familiarity=point.familiarity)
-        return np.array([gate.answers(confidence, familiarity) for confidence, familiarity in scores])
-
-    def _familiarity(self) -> Iterable[float | None]:
-        return [None] * len(self.accuracy) if self.familiarity is None else self.familiarity
+        if point.threshold is None:
+            return np.zeros(len(self.accuracy), bool)
+        confidence = next(iter(self.confidence.values()))
+        return where_familiar(confidence, self.familiarity, point.familiarity) >= point.threshold
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,14 @@ from edge_vqa.bundles.store import Bundle
 from edge_vqa.device.profile import cores
 from edge_vqa.model import Model, load
 from edge_vqa.trust.confidence import Selector
+from edge_vqa.trust.familiarity import where_familiar
 from edge_vqa.work import questions as files
 from recipes.mini import data
 from recipes.mini.questions import GROUPS, MAX_TOKENS
 from recipes.mini.reliability import MBQ_CALIBRATION, OUT, STRANGE, TESTS
 from selector_onnx import collect
 from selector_onnx.export import write_manifest
-from selector_onnx.points import scores, where_familiar
+from selector_onnx.points import Scorer
 from selector_onnx.train import better_by
 
 CHECKPOINT = Path("recipes/mini/checkpoint")
@@ -229,7 +230,8 @@ def reliability(mini: Bundle) -> Part:
     questions = files.read(OUT / "mix_test.jsonl", labelled=True)
     with load(mini.folder) as model:
         traces = collect.collect(model, questions, "recipes/mini test mix")
-    _, confidence, familiarity = scores(mini, traces)
+    scorer = Scorer(mini)
+    confidence, familiarity = scorer.confidence(traces), scorer.familiarity(traces)
     right, n, today = traces.accuracy.astype(np.float64), len(traces), date.today().isoformat()
     ours, theirs = metrics.aurc(confidence, right), metrics.aurc(traces.maxprob, right)
     low, high = (-side for side in reversed(better_by(confidence, traces.maxprob, traces, seed=0)))
@@ -258,7 +260,7 @@ def reliability(mini: Bundle) -> Part:
         if point.threshold is None:
             lines.append(f"| {point.risk:.0%} | none passes: abstains always | 0 | - | - |")
             continue
-        answered = where_familiar(confidence, familiarity, point.familiarity or 0.0) >= point.threshold
+        answered = where_familiar(confidence, familiarity, point.familiarity) >= point.threshold
         wrong = int((1 - right[answered]).sum())
         a, b = wilson(wrong, int(answered.sum()))
         cells = (f"{point.threshold:.4f}", f"{answered.mean():.3f}", f"{wrong / answered.sum():.4f}", f"{a:.4f} to {b:.4f}")
@@ -276,7 +278,7 @@ def reliability(mini: Bundle) -> Part:
         )
     shown: dict[str, list[bool]] = {}
     default = next(p for p in mini.manifest.points(Selector.name) if p.default)
-    for kind, score in zip(kinds("mix_test"), where_familiar(confidence, familiarity, default.familiarity or 0.0), strict=True):
+    for kind, score in zip(kinds("mix_test"), where_familiar(confidence, familiarity, default.familiarity), strict=True):
         shown.setdefault(kind.split()[0] if kind.startswith("degraded") else kind, []).append(
             default.threshold is not None and score >= default.threshold
         )

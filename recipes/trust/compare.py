@@ -22,14 +22,14 @@ from scipy.special import expit
 
 from edge_vqa import metrics
 from edge_vqa.bundles import store
-from edge_vqa.model import load
+from edge_vqa.model import Model, load
 from edge_vqa.trust import familiarity
 from edge_vqa.trust.trace import FIRST
 from edge_vqa.work import questions as files
 from recipes.base.questions import OUT as BASE
 from recipes.mini.reliability import OUT as MINI
 from recipes.trust import foreign
-from recipes.trust.measure import BUNDLES, TRACES, familiar_only, own_traces
+from recipes.trust.measure import BUNDLES, SETS, TRACES, familiar_only, own_traces
 from recipes.trust.questions import OUT
 from selector_onnx import collect
 from selector_onnx.collect import Traces
@@ -114,9 +114,14 @@ def estimates(familiar: Floats, foreign: Floats) -> dict[str, Estimate]:
     }
 
 
+def of_feature(feature: str, estimate: Estimate) -> Callable[[Traces], Floats]:
+    return lambda traces: estimate(traces.features[feature].astype(float))
+
+
 def judging(name: str) -> Iterator[tuple[str, Traces]]:
-    for one in [*foreign.WORLDS, *(f"copy_{copy}" for copy in foreign.COPIES), *(["photos_everyday"] * (name == "mini"))]:
-        yield one, one_a_picture(collect.load(TRACES / name / f"{one}.npz"))
+    for one in SETS:
+        if (name, one) != ("base", "photos_everyday"):  # which it is made for
+            yield one, one_a_picture(collect.load(TRACES / name / f"{one}.npz"))
 
 
 def table(title: str, told: dict[str, Callable[[Traces], Floats]], own: Traces, name: str) -> None:
@@ -131,14 +136,14 @@ def table(title: str, told: dict[str, Callable[[Traces], Floats]], own: Traces, 
 def changes(name: str, sets: dict[str, Path]) -> None:
     """What changes when a question is asked about nine tenths of the picture, and in other words: the answer, then MaxProb."""
 
-    def changed(model: object, path: Path) -> tuple[Floats, Floats]:
+    def changed(model: Model, path: Path) -> tuple[Floats, Floats]:
         found = []
         for question in files.read(path)[:LOOKS]:
             with Image.open(question.image) as opened:
                 image = opened.convert("RGB")
             part = image.crop((image.width // 10, image.height // 10, image.width, image.height))
             whole, again, otherwise = (
-                model.ask(shown, asked, gate=False)  # type: ignore[attr-defined]
+                model.ask(shown, asked, gate=False)
                 for shown, asked in (
                     (image, question.question),
                     (part if min(part.size) > 0 else image, question.question),
@@ -186,12 +191,7 @@ def main() -> None:
         if feature not in known.features:
             continue
         fitted = estimates(known.features[feature].astype(float), fitting.features[feature].astype(float))
-        table(
-            feature,
-            {how: lambda t, e=e, f=feature: e(t.features[f].astype(float)) for how, e in fitted.items()},  # type: ignore[misc]
-            own,
-            name,
-        )
+        table(feature, {how: of_feature(feature, estimate) for how, estimate in fitted.items()}, own, name)
     if arguments.looks:
         changes(name, {one: OUT / f"{one}.jsonl" for one in foreign.WORLDS})
 

@@ -29,23 +29,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from recipes.mini import scenes
+from selector_onnx.strange import Draw, colour, noise_of
 
 SIDES = (160, 480)  # pixels, smallest and largest
 FONTS = scenes.FONTS[1::2]
-Colour = tuple[int, int, int]
-Draw = Callable[[Random], Image.Image]
 
 
 def size(rng: Random) -> tuple[int, int]:
     return rng.randint(*SIDES), rng.randint(*SIDES)
-
-
-def colour(rng: Random, least: int = 0, most: int = 255) -> Colour:
-    return rng.randint(least, most), rng.randint(least, most), rng.randint(least, most)
-
-
-def _noise(rng: Random) -> np.random.Generator:
-    return np.random.default_rng(rng.randrange(2**32))
 
 
 def _picture(values: np.ndarray) -> Image.Image:
@@ -63,14 +54,14 @@ def _grid(wide: int, high: int) -> tuple[np.ndarray, np.ndarray]:
 def normal(rng: Random) -> Image.Image:
     """Around a colour, in colour or grey."""
     wide, high = size(rng)
-    grain = _noise(rng).normal(0, rng.uniform(20, 90), (high, wide, rng.choice((1, 3))))
+    grain = noise_of(rng).normal(0, rng.uniform(20, 90), (high, wide, rng.choice((1, 3))))
     return _picture(np.array(colour(rng)) + grain)
 
 
 def specks(rng: Random) -> Image.Image:
     """Salt and pepper on grey."""
     wide, high = size(rng)
-    draw = _noise(rng).random((high, wide))
+    draw = noise_of(rng).random((high, wide))
     share = rng.uniform(0.05, 0.5)
     values = np.full((high, wide), rng.randint(60, 200))
     values[draw < share / 2], values[draw > 1 - share / 2] = 0, 255
@@ -80,7 +71,7 @@ def specks(rng: Random) -> Image.Image:
 def clouds(rng: Random) -> Image.Image:
     """Noise of several scales added up, between two colours."""
     wide, high = size(rng)
-    noise, total = _noise(rng), np.zeros((high, wide))
+    noise, total = noise_of(rng), np.zeros((high, wide))
     for level in range(1, 7):
         small = Image.fromarray(noise.random((2**level, 2**level)).astype(np.float32))
         total += np.asarray(small.resize((wide, high), Image.Resampling.BICUBIC)) / 2**level
@@ -263,7 +254,7 @@ def radiograph(rng: Random) -> Image.Image:
         ImageDraw.Draw(more).ellipse((x - a, y - b, x + a, y + b), fill=rng.randint(20, 110))
         more = more.rotate(rng.uniform(0, 180)).filter(ImageFilter.GaussianBlur(rng.uniform(2, 16)))
         layer = Image.fromarray((np.asarray(layer).astype(int) + np.asarray(more)).clip(0, 255).astype(np.uint8))
-    return _picture(np.asarray(layer) + _noise(rng).normal(0, rng.uniform(2, 9), (high, wide)))
+    return _picture(np.asarray(layer) + noise_of(rng).normal(0, rng.uniform(2, 9), (high, wide)))
 
 
 WORLDS: dict[str, Draw] = {

@@ -27,7 +27,7 @@ from recipes.trust import foreign
 from recipes.trust.questions import lines_of
 from selector_onnx import collect
 from selector_onnx.collect import Traces
-from selector_onnx.points import scores
+from selector_onnx.points import Scorer
 from selector_onnx.threshold import select_threshold
 
 REPORT, TRACES, BUILDS = Path("docs/trust.md"), Path("build/trust/traces"), Path("build/trust/builds")
@@ -46,6 +46,7 @@ OWN = {
     },
 }
 RISKS = (0.01, 0.05, 0.1)
+SETS = (*foreign.WORLDS, *(f"copy_{copy}" for copy in foreign.COPIES), "photos_everyday")
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Scored:
     judged: evaluation.Judged
 
 
-def scored(bundle: Bundle, traces: Traces) -> Scored:
-    _, confidence, familiarity = scores(bundle, traces, "selector")
+def scored(scorer: Scorer, traces: Traces) -> Scored:
+    confidence, familiarity = scorer.confidence(traces), scorer.familiarity(traces)
     assert familiarity is not None
     values = {"selector": confidence.astype(np.float64)}
     accuracy, pictures = traces.accuracy.astype(np.float64), traces.picture.tolist()
@@ -66,20 +67,17 @@ def scored(bundle: Bundle, traces: Traces) -> Scored:
 
 def own_traces(name: str, bundle: Bundle, test: str) -> Traces:
     """Of some of the questions of the files of a test; collected where they are missing."""
-    parts = []
-    with_model = None
-    for path, most in OWN[name][test]:
-        kept = TRACES / name / "own" / f"{path.stem}.npz"
-        if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            asked = files.read(path, labelled=True)
-            asked = sorted(Random(0).sample(asked, min(most, len(asked))), key=lambda q: str(q.image))
-            with_model = with_model or load(bundle.folder, confidence="maxprob", threads=1)
-            collect.collect_into(kept, with_model, asked, path.stem)
-        parts.append(collect.load(kept))
-    if with_model:
-        with_model.close()
-    return collect.join(parts)
+    wanted = {TRACES / name / "own" / f"{path.stem}.npz": (path, most) for path, most in OWN[name][test]}
+    missing = [kept for kept in wanted if not kept.is_file()]
+    if missing:
+        missing[0].parent.mkdir(parents=True, exist_ok=True)
+        with load(bundle.folder, confidence="maxprob", threads=1) as model:
+            for kept in missing:
+                path, most = wanted[kept]
+                asked = files.read(path, labelled=True)
+                asked = sorted(Random(0).sample(asked, min(most, len(asked))), key=lambda q: str(q.image))
+                collect.collect_into(kept, model, asked, path.stem)
+    return collect.join(list(map(collect.load, wanted)))
 
 
 def familiar_only(name: str, traces: Traces) -> Traces:
@@ -101,52 +99,46 @@ def before(point: OperatingPoint, calibration: Scored) -> OperatingPoint:
     return OperatingPoint(point.risk, point.delta, threshold, point.method, point.n, point.data, 0.0)
 
 
-def foreign_table(name: str, bundle: Bundle, calibration: Scored) -> list[str]:
+def foreign_table(name: str, bundle: Bundle, scorer: Scorer, calibration: Scored) -> list[str]:
     point = bundle.manifest.default_point("selector")
     assert point is not None
-    familiar = scored(bundle, familiar_only(name, own_traces(name, bundle, "own test questions"))).judged
+    without = before(point, calibration)
+    familiar = scored(scorer, familiar_only(name, own_traces(name, bundle, "own test questions"))).judged
     rows = ["| set | questions | wrong per 100, before | now | answered, % | told apart, AUROC | pass where 95 % do, % |"]
     rows.append("|---|---|---|---|---|---|---|")
-    sets = [*foreign.WORLDS, *(f"copy_{copy}" for copy in foreign.COPIES), "photos_everyday"]
     copies = []
-    for one in sets:
-        judged = scored(bundle, collect.load(TRACES / name / f"{one}.npz")).judged
+    for one in SETS:
+        judged = scored(scorer, collect.load(TRACES / name / f"{one}.npz")).judged
         now = evaluation.foreign(one, judged, familiar, point)
-        was = evaluation.foreign(one, judged, familiar, before(point, calibration))
+        was = float((judged.answered(without) * (1 - judged.accuracy)).mean())
         if one.startswith("copy_"):
             copies.append(now.auroc.value)
         told = (figure(now.auroc, 1, 3), figure(now.fpr95, 100, 0))
         if (name, one) == ("base", "photos_everyday"):  # which it is made for
             told = ("-", "-")
-        cells = (
-            f"{now.questions}",
-            f"{was.wrong.value * 100:.1f}",
-            figure(now.wrong),
-            f"{now.answered.value * 100:.1f}",
-            *told,
-        )
+        cells = (f"{now.questions}", f"{was * 100:.1f}", figure(now.wrong), f"{now.answered.value * 100:.1f}", *told)
         rows.append(f"| {one.replace('_', ' ')} | {' | '.join(cells)} |")
     return [*rows, "", f"Copies told apart, mean AUROC: {np.mean(copies):.3f}."]
 
 
-def own_table(name: str, bundle: Bundle, calibration: Scored) -> list[str]:
+def own_table(name: str, bundle: Bundle, scorer: Scorer, calibration: Scored) -> list[str]:
     rows = ["| questions | | 1 % risk: answered, of those wrong | 5 % | 10 % | ECE | refused as unfamiliar |"]
     rows.append("|---|---|---|---|---|---|---|")
+    points = [point for point in bundle.manifest.points("selector") if point.risk in RISKS]
+    gates = {"before": [before(point, calibration) for point in points], "now": points}
     for test in OWN[name]:
-        own = scored(bundle, own_traces(name, bundle, test))
-        refused = None
-        for when in ("before", "now"):
+        own = scored(scorer, own_traces(name, bundle, test))
+        confidence, familiarity = own.judged.confidence["selector"], own.judged.familiarity
+        assert familiarity is not None
+        for when, gate in gates.items():
             cells = []
-            for risk in RISKS:
-                point = next(p for p in bundle.manifest.points("selector") if p.risk == risk)
-                given = own.judged.answered(point if when == "now" else before(point, calibration))
+            for point in gate:
+                given = own.judged.answered(point)
                 wrong = (1 - own.judged.accuracy)[given]
                 cells.append(f"{given.mean():.1%}, {wrong.mean():.1%}" if len(wrong) else "none")
-                refused = point.familiarity
-            assert own.judged.familiarity is not None and refused is not None
-            kept = own.judged.familiarity >= (refused if when == "now" else 0)
-            ece = metrics.ece(own.judged.confidence["selector"][kept], own.judged.accuracy[kept])
-            share = f"{1 - kept.mean():.1%}" if when == "now" else ""
+            kept = familiarity >= (gate[0].familiarity or 0)
+            ece = metrics.ece(confidence[kept], own.judged.accuracy[kept])
+            share = "" if gate[0].familiarity is None else f"{1 - kept.mean():.1%}"
             rows.append(f"| {test} ({len(own.traces):,}) | {when} | {' | '.join(cells)} | {ece:.3f} | {share} |")
     return rows
 
@@ -166,14 +158,14 @@ def promise(bundle: Bundle) -> list[str]:
     return [f"{head} {share:.0%} foreign: at most | worst set, wrong at most |", "|---|---|---|---|---|---|---|", *lines]
 
 
-def builds_table(name: str, bundle: Bundle) -> list[str]:
+def builds_table(name: str, bundle: Bundle, scorer: Scorer) -> list[str]:
     """Confidences of the same questions by build, against the first; decisions at the default point."""
     found = {path.stem: collect.load(path) for path in sorted((BUILDS / name).glob("*.npz"))}
     if len(found) < 2:
         return []
     point = bundle.manifest.default_point("selector")
     assert point is not None
-    judged = {build: scored(bundle, traces) for build, traces in found.items()}
+    judged = {build: scored(scorer, traces) for build, traces in found.items()}
     reference = "zen4_repacked" if "zen4_repacked" in judged else next(iter(judged))
     base, rows = judged[reference], []
     given = {build: one.judged.answered(point) for build, one in judged.items()}
@@ -197,11 +189,12 @@ def main() -> None:
     parts: list[str] = []
     for name, folder in BUNDLES.items():
         bundle = store.read(folder)
-        calibration = scored(bundle, collect.load(CALIBRATION[name]))
+        scorer = Scorer(bundle, "selector")
+        calibration = scored(scorer, collect.load(CALIBRATION[name]))
         parts += [f"## {name}: what is promised", "", *promise(bundle), ""]
-        parts += [f"## {name}: foreign pictures, at the 5 % point", "", *foreign_table(name, bundle, calibration), ""]
-        parts += [f"## {name}: its own questions", "", *own_table(name, bundle, calibration), ""]
-        if rows := builds_table(name, bundle):
+        parts += [f"## {name}: foreign pictures, at the 5 % point", "", *foreign_table(name, bundle, scorer, calibration), ""]
+        parts += [f"## {name}: its own questions", "", *own_table(name, bundle, scorer, calibration), ""]
+        if rows := builds_table(name, bundle, scorer):
             parts += [f"## {name}: builds of llama.cpp's CPU code", "", *rows, ""]
     text = REPORT.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)

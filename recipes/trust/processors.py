@@ -17,8 +17,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from recipes import wheels
 
 WHEELS = Path("wheels")
@@ -51,12 +49,11 @@ def collect(build: Build, bundle: str, questions: Path, most: int, output: Path)
     """In a process of its own: llama.cpp is loaded once."""
     sys.path.insert(0, str(LIBRARY.resolve()))
     from edge_vqa.bundles.manifest import llama_cpp_version
-    from edge_vqa.metrics import vqa_accuracy
     from edge_vqa.model import load
     from edge_vqa.native import bindings, trial
     from edge_vqa.trust import trace
     from edge_vqa.work import questions as files
-    from selector_onnx.collect import Origin, Traces, save
+    from selector_onnx.collect import Origin, save, traces_of
 
     name = f"libggml-cpu-{build.variant}.so"
     bindings.use(trial.Library(variant=name, extra_buffers=build.repacked))
@@ -64,17 +61,7 @@ def collect(build: Build, bundle: str, questions: Path, most: int, output: Path)
     with load(bundle, confidence="maxprob", threads=build.threads, sequences=build.together) as model:
         answers = list(model.ask_many(((question.image, question.question) for question in asked), gate=False))
         origin = Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, llama_cpp_version(), build.name)
-    rows = [trace.features(answer.trace) for answer in answers]
-    traces = Traces(
-        origin=origin,
-        features={key: np.concatenate([row[key] for row in rows]) for key in rows[0]},
-        maxprob=np.array([answer.maxprob for answer in answers], np.float32),
-        accuracy=np.array([vqa_accuracy(a.candidate, q.answers) for a, q in zip(answers, asked, strict=True)], np.float32),
-        picture=np.array([str(question.image) for question in asked]),
-        question_id=np.array([question.question_id for question in asked]),
-        candidate=np.array([answer.candidate for answer in answers]),
-    )
-    save(traces, output)
+    save(traces_of(origin, asked, answers), output)
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from selector_onnx.points import margin_of, where_familiar
+from edge_vqa.trust.familiarity import where_familiar
+from selector_onnx.points import margin_of
 from selector_onnx.threshold import contaminated_risk, select_threshold, worst_foreign
 
 DELTA, DRAWS, RISK, LIMIT = 0.1, 400, 0.05, 0.05
