@@ -34,11 +34,14 @@ MOST_QUESTIONS = 128  # as in the paper
 MOST_TOKENS = 16384  # of all questions: what a layer of an 8B model sees then fits beside it in 16 GB
 
 
-def apply(model: Model, method: Method, vision: Path, options: Options, progress: Progress) -> tuple[Half, dict[str, Floats]]:
+def apply(
+    model: Model, method: Method, vision: Path, backend: str, options: Options, progress: Progress
+) -> tuple[Half, dict[str, Floats]]:
     """The LM with MBQ's scales folded in, and the importance of channels, by gguf name; each only if `method` wants it."""
     assert options.calibration is not None
     asked = files.read(options.calibration, labelled=True)[:MOST_QUESTIONS]
-    samples = collect(model, vision, asked, options.threads, lambda done: progress("calibration", done, len(asked)))
+    told = lambda done: progress("calibration", done, len(asked))  # noqa: E731
+    samples = collect(model, vision, backend, asked, options.threads, told)
     types = lm_types(model.lm, method.type)
 
     def rounded(name: str, values: Floats) -> Floats:
@@ -55,13 +58,18 @@ def apply(model: Model, method: Method, vision: Path, options: Options, progress
 
 
 def collect(
-    model: Model, vision: Path, asked: list[Question], threads: int, progress: Callable[[int], None] = lambda done: None
+    model: Model,
+    vision: Path,
+    backend: str,
+    asked: list[Question],
+    threads: int,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
     """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM of one layer."""
     with TemporaryDirectory(dir=vision.parent) as folder:
         stub = Path(folder) / "stub.gguf"
         _write_stub(stub, model.lm, threads)
-        engine = Engine(stub, vision, model.preprocessing, context=64, threads=threads)
+        engine = Engine(stub, vision, model.preprocessing, backend=backend, context=64, threads=threads)
         try:
             table = _Embeddings(model.lm)
             made: list[Sample] = []

@@ -69,11 +69,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
   edge-vqa-convert recipes/mini/checkpoint -o mini-q4 --quant rtn:q4_k_m\n
   edge-vqa-convert SmolVLM-500M-Instruct -o smolvlm --vision-backend onnx\n
   edge-vqa-convert Qwen2-VL-2B-Instruct -o qwen --quant mbq+hqq:q4_1 --calibration questions.jsonl\n
+  edge-vqa-convert SmolVLM-500M-Instruct -o small --quant rtn:q4_k_xs --recover questions.jsonl\n
   edge-vqa-convert lm-f16.gguf --mmproj mmproj-f16.gguf -o bundle --quant rtn:q4_k_m\n
   edge-vqa-convert folder-with-a-gguf-pair -o bundle --quant keep\n\n
 [bold]METHOD[/bold] is one of\n
-  rtn               llama.cpp's rounding: f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_k_s q4_k q4_1 q4_0 iq4_nl q3_k_m q3_k_s q2_k\n
+  rtn               llama.cpp's rounding: f32 f16 bf16 q8_0 q6_k q5_k_m q4_k_m q4_k_s q4_k q4_k_xs q4_1\n
+                    q4_0 iq4_nl q3_k_m q3_k_s q2_k\n
   hqq               half-quadratic quantisation: q4_1\n
+  rtn3              eight levels in 4-bit blocks, to study what three bits would do: q4_0\n
   mbq+rtn, mbq+hqq  modality-balanced equalisation first, then rounding (needs --calibration)\n
   mbq-imatrix       rounding weighted by modality-balanced importance (needs --calibration)\n
   keep              a gguf pair as it is
@@ -81,7 +84,10 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 )
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Folder of a Hugging Face checkpoint, or a float gguf pair (its folder, or the LM's file).")
+        Path,
+        typer.Argument(
+            help="Folder of a Hugging Face checkpoint, float gguf pair (its folder, or the LM's file), or float bundle."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder of the new bundle.")],
     quant: Annotated[str, typer.Option(metavar="METHOD:TYPE", help="How the LM is stored, see below.")] = "rtn:q4_k_m",
@@ -98,6 +104,21 @@ def convert(
     calibration: Annotated[
         Path | None,
         typer.Option(metavar="QUESTIONS.jsonl", help="Pictures, questions and answers that MBQ looks at; a hundred will do."),
+    ] = None,
+    recover: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="QUESTIONS.jsonl",
+            help="Train back in what rounding lost, the float model as teacher: pictures and questions, no answers.",
+        ),
+    ] = None,
+    recover_minutes: Annotated[float, typer.Option(metavar="N", help="How long.")] = 30,
+    recover_by: Annotated[
+        str,
+        typer.Option(metavar="weights|gains", help="What learns: weights, or scales of blocks alone (less memory, less gain)."),
+    ] = "weights",
+    teacher: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="Another teacher of the same architecture and vocabulary.")
     ] = None,
     mmproj: Annotated[Path | None, typer.Option(metavar="FILE", help="Vision tower of an LM gguf.")] = None,
     chat_template: Annotated[
@@ -130,6 +151,11 @@ def convert(
         vision_backend=vision_backend,
         onnx_type=onnx_type,
         calibration=calibration,
+        recover=recover,
+        recover_by=recover_by,
+        recover_minutes=recover_minutes,
+        teacher=teacher,
+        notice=terminal.say,
         mmproj=mmproj,
         chat_template=template.read(chat_template),
         name=name,
@@ -212,7 +238,8 @@ def inspect(
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa-convert compare model-bf16 model-q4 --data questions.jsonl\n
-  edge-vqa-convert compare model-bf16 model-q8 model-q4 model-hqq --data questions.jsonl -o comparison\n\n
+  edge-vqa-convert compare model-bf16 model-q8 model-q4 model-hqq --data questions.jsonl -o comparison\n
+  edge-vqa-convert compare model-bf16 model-q4 model-q3 --data questions.jsonl --budget 100 --risk 0.05\n\n
 -o writes compare.json (every question's figures included) and compare.png into a folder.
 """
 )
@@ -223,12 +250,14 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where to write compare.json and compare.png.")
     ] = None,
+    risk: Annotated[float, typer.Option(metavar="R", help="Wrong answers among those given that you accept.")] = 0.05,
+    budget: Annotated[float | None, typer.Option(metavar="MB", help="How large LM and vision tower may be together.")] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N questions.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the JSON instead of the table.")] = False,
     threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: by model size).")] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Measure what quantisation costs: accuracy, KL divergence, equal answers, calibration, size."""
+    """Measure what quantisation costs (accuracy, KL divergence, equal answers, calibration, size), and which bundle to take."""
     del debug
     _needs("rich", "matplotlib", extra="convert")
     from converters import compare as comparison
@@ -240,9 +269,9 @@ def compare(
     first, rest = store.read(reference), [store.read(other) for other in others]
     asked = files.read(data, labelled=True)[:limit]
     with _progress() as report:
-        rows = comparison.compare(
-            first, rest, asked, threads=threads or default_threads(first.manifest.files["lm"].bytes), progress=report
-        )
+        wanted = comparison.Wanted(risk, None if budget is None else round(budget * 1e6))
+        used = threads or default_threads(first.manifest.files["lm"].bytes)
+        rows = comparison.compare(first, rest, asked, wanted=wanted, threads=used, progress=report)
     text = comparison.as_json(rows, data.name)
     if output is not None:
         try:
@@ -257,15 +286,24 @@ def compare(
     from rich import box
     from rich.table import Table
 
-    header, *lines = comparison.table(rows)
+    header, *lines = comparison.table(rows, risk)
     made = Table(box=box.SIMPLE, pad_edge=False)
     for number, column in enumerate(header):
         made.add_column(column, justify="left" if number < 3 else "right", no_wrap=number < 5)
     for line in lines:
         made.add_row(*line)
-    console = terminal.console(width=max(terminal.console().width, 144))  # figures are never cut off
+    console = terminal.console(width=max(terminal.console().width, 170))  # figures are never cut off
     console.print(made)
     console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures")
+    taken, size = comparison.choice(rows, [str(question.image) for question in asked], risk), f"{budget or 0:g} MB"
+    if taken is None:
+        console.print(f"take none: no bundle is within {size}")
+    else:
+        within = f"within {size} " if budget is not None else ""
+        told = f"it answers {taken.coverage.value:.1%} of the questions at {risk:.0%} risk, by {taken.confidence}"
+        console.print(
+            f"take {taken.name} ({taken.bytes / 1e6:.1f} MB): {within}{told}; none that is smaller answers about as many"
+        )
 
 
 def main() -> None:

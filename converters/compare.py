@@ -4,7 +4,8 @@
 - KL: divergence of the bundle's token distribution from the reference's, in nats, before each token of the reference's greedy
   answer; the mean over tokens, then over questions.
 - same: share of questions with the same greedy answer as the reference's.
-- ECE of MaxProb: 15 equal-mass bins.
+- ECE of the bundle's confidence (its Selector where it has one, else MaxProb): 15 equal-mass bins.
+- C@R: the largest share of the questions that can be answered, by that confidence, with a risk of at most R.
 Intervals are 95 %, by bootstrap over pictures, because questions on one picture fail together.
 """
 
@@ -27,20 +28,23 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.engine import Engine
 from edge_vqa.llm.prompt import picture_pieces, question_pieces
 from edge_vqa.llm.threads import Threads
-from edge_vqa.metrics import ece, vqa_accuracy
+from edge_vqa.metrics import coverage_at_risk, ece, vqa_accuracy
 from edge_vqa.pictures.open import open_picture
+from edge_vqa.trust import confidence as confidences
 from edge_vqa.trust import intervals
 from edge_vqa.trust.intervals import Figure
-from edge_vqa.trust.trace import Trace
+from edge_vqa.trust.trace import Trace, features
 from edge_vqa.work.questions import Question
 
 Floats = npt.NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
+DRAWS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One bundle. accuracy_each, kl_each and same_each have one value a question, in the order of the file."""
+    """One bundle. accuracy_each, kl_each, same_each and confidence_each have one value a question, in the order of the file.
+    coverage: C@R. fits: whether it is within the budget, where there is one."""
 
     name: str
     quantisation: str
@@ -51,21 +55,33 @@ class Row:
     accuracy: Figure
     kl: Figure
     same: Figure
+    confidence: str
     ece: float
+    coverage: Figure
+    fits: bool
     accuracy_each: Floats
     kl_each: Floats
     same_each: Floats
+    confidence_each: Floats
 
 
 @dataclass(frozen=True, eq=False)
 class _Answered:
-    """A bundle's greedy answers: token ids (of so many) and text, accuracy and MaxProb."""
+    """A bundle's greedy answers: token ids (of so many) and text, accuracy and confidence."""
 
     vocabulary: int
     tokens: list[list[int]]
     texts: list[str]
     accuracy: Floats
-    maxprob: Floats
+    confidence: Floats
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for: answers with at most this risk, and, if given, in at most so many bytes."""
+
+    risk: float = 0.05
+    budget: int | None = None
 
 
 def compare(
@@ -73,20 +89,23 @@ def compare(
     others: Sequence[Bundle],
     questions: Sequence[Question],
     *,
+    wanted: Wanted = Wanted(),
     threads: Threads | int = 1,
     progress: Progress = lambda step, done, total: None,
 ) -> list[Row]:
     """The reference and every other bundle, in this order. Questions need answers. Raises EdgeVqaError."""
+    if not 0 < wanted.risk < 1:
+        raise EdgeVqaError(f"a risk of {wanted.risk:g} is none", "give a share between 0 and 1, as in --risk 0.05")
     for bundle in (reference, *others):
         store.verify(bundle)
     pictures = [str(question.image) for question in questions]
     with tempfile.TemporaryFile() as rows:  # the reference's distributions: n_vocab floats a token, too much for memory
         answered = _run(reference, questions, threads, partial(_told, progress, reference.name, len(questions)), None, rows)
-        made = [_row(reference, answered[0], answered, pictures)]
+        made = [_row(reference, answered[0], answered, pictures, wanted)]
         for other in others:
             rows.seek(0)
             theirs = _run(other, questions, threads, partial(_told, progress, other.name, len(questions)), answered[0], rows)
-            made.append(_row(other, answered[0], theirs, pictures))
+            made.append(_row(other, answered[0], theirs, pictures, wanted))
     return made
 
 
@@ -94,25 +113,50 @@ def _told(progress: Progress, name: str, total: int, done: int) -> None:
     progress(name, done, total)
 
 
-def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats], pictures: list[str]) -> Row:
+def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats], pictures: list[str], wanted: Wanted) -> Row:
     answered, kl = result
     same = np.array([a == b for a, b in zip(answered.texts, reference.texts, strict=True)], np.float64)
     quantisation, files = bundle.manifest.quantisation, bundle.manifest.files
+    size = files["lm"].bytes + files[bundle.manifest.runtime.tower].bytes
+    drawn = _coverages(answered.confidence, answered.accuracy, pictures, wanted.risk)
     return Row(
         name=bundle.name,
         quantisation=f"{quantisation.method}:{quantisation.type}",
         vision=quantisation.vision_type,
         bits_per_weight=quantisation.bits_per_weight,
         lm_bytes=files["lm"].bytes,
-        bytes=files["lm"].bytes + files[bundle.manifest.runtime.tower].bytes,
+        bytes=size,
         accuracy=intervals.mean(answered.accuracy, pictures),
         kl=intervals.mean(kl, pictures),
         same=intervals.mean(same, pictures),
-        ece=ece(answered.maxprob, answered.accuracy),
+        confidence=confidences.choose(bundle).name,
+        ece=ece(answered.confidence, answered.accuracy),
+        coverage=Figure(coverage_at_risk(answered.confidence, answered.accuracy, wanted.risk)[0], *intervals.interval(drawn)),
+        fits=wanted.budget is None or size <= wanted.budget,
         accuracy_each=answered.accuracy,
         kl_each=kl,
         same_each=same,
+        confidence_each=answered.confidence,
     )
+
+
+def _coverages(confidence: Floats, accuracy: Floats, pictures: Sequence[str], risk: float) -> Floats:
+    """C@R on draws of pictures [DRAWS], the same for every bundle."""
+    rng = np.random.default_rng(intervals.SEED)
+    rows = (np.repeat(np.arange(len(times)), times) for times in intervals.draws(pictures, DRAWS, rng))
+    return np.array([coverage_at_risk(confidence[r], accuracy[r], risk)[0] for r in rows])
+
+
+def choice(rows: Sequence[Row], pictures: Sequence[str], risk: float) -> Row | None:
+    """The bundle to take: of those within the budget the smallest that answers about as many questions at this risk as the
+    best of them, its difference lying within the noise (paired, 95 %). None where none is within it."""
+    fitting = [row for row in rows if row.fits]
+    if not fitting:
+        return None
+    drawn = {row.name: _coverages(row.confidence_each, row.accuracy_each, pictures, risk) for row in fitting}
+    best = max(fitting, key=lambda row: row.coverage.value)
+    good = [row for row in fitting if intervals.interval(drawn[best.name] - drawn[row.name])[0] <= 0]
+    return min(good, key=lambda row: row.bytes)
 
 
 def _run(
@@ -133,7 +177,8 @@ def _run(
                 f"{bundle.name} has {engine.lm.n_vocab} tokens, the reference {reference.vocabulary}",
                 "compare bundles of one model",
             )
-        tokens, texts, accuracy, maxprob, kl = [], [], [], [], []
+        method = confidences.choose(bundle)
+        tokens, texts, accuracy, confidence, kl = [], [], [], [], []
         opened: Path | None = None
         for number, question in enumerate(questions, 1):
             if question.image != opened:
@@ -145,7 +190,7 @@ def _run(
             tokens.append([step.id for step in trace.tokens])
             texts.append(trace.text)
             accuracy.append(vqa_accuracy(trace.text, question.answers))
-            maxprob.append(trace.maxprob)
+            confidence.append(float(method.score_features(features(trace))[0]))
             given = reference.tokens[number - 1] if reference else tokens[-1]
             ours = engine.score(asked, given)
             if reference is None:
@@ -154,7 +199,7 @@ def _run(
             else:
                 kl.append(_divergence(rows, ours))
             done(number)
-        return _Answered(engine.lm.n_vocab, tokens, texts, np.array(accuracy), np.array(maxprob)), np.array(kl)
+        return _Answered(engine.lm.n_vocab, tokens, texts, np.array(accuracy), np.array(confidence)), np.array(kl)
     finally:
         engine.close()
 
@@ -165,9 +210,21 @@ def _divergence(rows: BinaryIO, ours: npt.NDArray[np.float32]) -> float:
     return float((np.exp(theirs) * (theirs - ours)).sum(1).mean())
 
 
-def table(rows: Sequence[Row]) -> Iterator[list[str]]:
+def table(rows: Sequence[Row], risk: float = 0.05) -> Iterator[list[str]]:
     """Header and lines of the comparison, as text; sizes in MB and as a share of the reference's."""
-    yield ["bundle", "LM", "vision", "LM MB", "all MB", "accuracy, %", "KL, 1e-3 nats", "same answers, %", "ECE"]
+    named = [
+        "bundle",
+        "LM",
+        "vision",
+        "LM MB",
+        "all MB",
+        "accuracy, %",
+        "KL, 1e-3 nats",
+        "same answers, %",
+        "confidence",
+        "ECE",
+    ]
+    yield [*named, f"C@{risk:.0%}, %"]
     first = rows[0]
     for row in rows:
         yield [
@@ -179,7 +236,9 @@ def table(rows: Sequence[Row]) -> Iterator[list[str]]:
             _interval(row.accuracy, 100, 1),
             "0" if row is first else _interval(row.kl, 1000, 2),
             _interval(row.same, 100, 1),
+            row.confidence,
             f"{row.ece:.3f}",
+            _interval(row.coverage, 100, 1),
         ]
 
 

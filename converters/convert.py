@@ -6,6 +6,7 @@ No float copy of the LM is written on the way: each tensor goes from the checkpo
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from converters.files.parts import FLOATS, Half
 from converters.files.writer import Entry
 from converters.ggml import Floats
 from converters.method import lm_entries, parse_quant, vision_entries
-from converters.options import VISION_BACKENDS, VISION_TYPES, Options, Progress
+from converters.options import RECOVER_BY, VISION_BACKENDS, VISION_TYPES, Options, Progress
 from converters.quantisers import rtn
 from converters.source import Model, gguf_pair, opened
 from edge_vqa.bundles import gguf_file, ready, store
@@ -51,10 +52,18 @@ def _check_options(options: Options) -> None:
         raise EdgeVqaError(f"a vision backend {options.vision_backend!r} is unknown", f"use one of {known}")
     if options.vision_backend != "mtmd" and importlib.util.find_spec("onnx") is None:
         raise EdgeVqaError("onnx is not installed", 'pip install "edge-vqa[convert]"')
+    if options.recover_by not in RECOVER_BY:
+        known = ", ".join(RECOVER_BY)
+        raise EdgeVqaError(f"recovery by {options.recover_by!r} is unknown", f"use one of {known}")
+    if options.recover is not None and method.type in FLOATS:
+        raise EdgeVqaError(f"nothing is lost in {method.type}, there is nothing to recover", "choose a type of fewer bits")
+    if options.recover_minutes <= 0:
+        raise EdgeVqaError("recovery takes a while", "give --recover-minutes 30")
     if method.calibrated and options.calibration is None:
         raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
-    if method.calibrated and importlib.util.find_spec("torch") is None:
-        raise EdgeVqaError(f"{method.name} needs torch, which is not installed", 'pip install "edge-vqa[calibrate]"')
+    if (method.calibrated or options.recover) and importlib.util.find_spec("torch") is None:
+        what = method.name if method.calibrated else "recovery"
+        raise EdgeVqaError(f"{what} needs torch, which is not installed", 'pip install "edge-vqa[calibrate]"')
 
 
 def write(
@@ -64,18 +73,13 @@ def write(
     method = parse_quant(options.quant)
     name = manifests.name_for(output, options.name)
     with store.new_folder(output, force=options.force) as work:
-        vision = work / ready.FILES["vision"]
-        general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
-        meta = {"general.architecture": "clip"} | general
-        meta |= {key: value for key, value in model.vision.metadata.items() if key not in general}
-        entries = vision_entries(model.vision, options.vision_type, options.threads)
-        _write(vision, meta, entries, "vision tower", progress)
+        tower, backend = _see(model, work, name, options, progress)
         half: Half = model.lm
         importance: dict[str, Floats] = {}
         if method.calibrated:
             from converters import calibration
 
-            half, importance = calibration.apply(model, method, vision, options, progress)
+            half, importance = calibration.apply(model, method, tower, backend, options, progress)
         lm = work / ready.FILES["lm"]
         general = {"general.name": name, "general.type": "model"}
         words = {key: value for key, value in model.lm.metadata.items() if key.startswith("tokenizer.")}
@@ -84,17 +88,18 @@ def write(
             meta["tokenizer.chat_template"] = options.chat_template
         meta |= {"general.quantization_version": 2} if method.type not in FLOATS else {}
         meta["general.file_type"] = _FTYPES[method.type]
-        _write(lm, meta, lm_entries(half, method, options.threads, importance), "language model", progress)
-        roles = VISION_BACKENDS[options.vision_backend]
-        if "vision_onnx" in roles:
-            _write_onnx(work / ready.FILES["vision_onnx"], model.vision, options.onnx_type, progress)
-        if "vision" not in roles:
-            vision.unlink()
+        entries = lm_entries(half, method, options.threads, importance)
+        if options.recover is not None:
+            from converters.recovery import conversion
+
+            entries, recovered = conversion.apply(model, half, entries, tower, backend, output, options, progress)
+            options.notice(str(recovered))
+        _write(lm, meta, entries, "language model", progress)
         quantisation = Quantisation(
-            method.name,
+            method.name + ("+recovered" if options.recover else ""),
             method.type,
             ready.bits_per_weight(gguf_file.read(lm)),
-            "+".join({"vision": options.vision_type, "vision_onnx": f"onnx-{options.onnx_type}"}[role] for role in roles),
+            model.tower[1] if model.tower else _finish_towers(model, tower, options, progress),
             str(options.calibration.name) if method.calibrated and options.calibration else None,
         )
         return ready.write_manifest(
@@ -109,6 +114,31 @@ def write(
             prompt=model.prompt,
             preprocessing=model.preprocessing,
         )
+
+
+def _see(model: Model, work: Path, name: str, options: Options, progress: Progress) -> tuple[Path, str]:
+    """Write the vision tower, or copy that of a bundle; what runs it."""
+    if model.tower is not None:
+        return shutil.copyfile(model.tower[0], work / ready.FILES["vision_onnx"]), "onnx"
+    assert model.vision is not None
+    path = work / ready.FILES["vision"]
+    general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
+    meta = {"general.architecture": "clip"} | general
+    meta |= {key: value for key, value in model.vision.metadata.items() if key not in general}
+    entries = vision_entries(model.vision, options.vision_type, options.threads)
+    _write(path, meta, entries, "vision tower", progress)
+    return path, "mtmd"
+
+
+def _finish_towers(model: Model, tower: Path, options: Options, progress: Progress) -> str:
+    """Write the ONNX graph where it is wanted, remove the gguf where it is not; their types."""
+    assert model.vision is not None
+    roles = VISION_BACKENDS[options.vision_backend]
+    if "vision_onnx" in roles:
+        _write_onnx(tower.with_name(ready.FILES["vision_onnx"]), model.vision, options.onnx_type, progress)
+    if "vision" not in roles:
+        tower.unlink()
+    return "+".join({"vision": options.vision_type, "vision_onnx": f"onnx-{options.onnx_type}"}[role] for role in roles)
 
 
 def _write_onnx(path: Path, tower: Half, type_: str, progress: Progress) -> None:

@@ -6,12 +6,12 @@ rows of queries and keys have changed places in the gguf already, and so they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from converters.files.parts import Half
 from edge_vqa.errors import EdgeVqaError
@@ -20,6 +20,7 @@ KNOWN = ("llama", "qwen2vl")
 PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
 
 Weights = dict[str, Tensor]  # "attn_q.weight" -> tensor
+Spans = Sequence[Tensor]  # rows one after the other: which of its tokens sees which, bool [n, n] each
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,35 @@ class Decoder:
         turned = a * cos - b * sin, a * sin + b * cos
         return torch.stack(turned, -1).flatten(-2) if self.neighbours else torch.cat(turned, -1)
 
-    def attend(self, h: Tensor, w: Weights, angles: Tensor) -> Tensor:
-        """Normed input [n, hidden] -> heads side by side [n, heads * width], causal."""
+    def attend(self, h: Tensor, w: Weights, angles: Tensor, spans: Spans | None = None) -> Tensor:
+        """Normed input [n, hidden] -> heads side by side [n, heads * width], causal unless `spans` say what sees what."""
         n = len(h)
         q, k, v = (linear(h, w[f"attn_{part}.weight"], w.get(f"attn_{part}.bias")) for part in "qkv")
         q = self.rotate(q.view(n, self.heads, self.width), angles).transpose(0, 1)
         k = self.rotate(k.view(n, self.keys, self.width), angles).transpose(0, 1)
         v = v.view(n, self.keys, self.width).transpose(0, 1)
         k, v = (t.repeat_interleave(self.heads // self.keys, 0) for t in (k, v))
-        scores = q @ k.transpose(1, 2) * self.width**-0.5  # [heads, n, n]
-        scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
-        return (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1)
+        if spans is None:
+            spans = [torch.ones(n, n, dtype=torch.bool).tril()]
+        cut = zip(*(t.split([len(seen) for seen in spans], 1) for t in (q, k, v)), strict=True)
+        seen_by = [
+            scaled_dot_product_attention(a[None], b[None], c[None], attn_mask=seen)[0]
+            for (a, b, c), seen in zip(cut, spans, strict=True)
+        ]
+        return torch.cat(seen_by, 1).transpose(0, 1).reshape(n, -1)
 
     def gated(self, h: Tensor, w: Weights) -> Tensor:
         """Normed input [n, hidden] -> what goes into ffn_down [n, inner]."""
         return silu(linear(h, w["ffn_gate.weight"])) * linear(h, w["ffn_up.weight"])
 
-    def layer(self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None) -> Tensor:
+    def layer(
+        self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None,
+        spans: Spans | None = None,
+    ) -> Tensor:  # fmt: skip
         """One layer, [n, hidden] -> [n, hidden]. `see` gets the input of each linear, and attention's and the MLP's outputs."""
         h = self.norm(x, w["attn_norm.weight"])
         see("attn_norm", h)
-        a = self.attend(h, w, angles)
+        a = self.attend(h, w, angles, spans)
         see("attn_output", a)
         out = linear(a, w["attn_output.weight"])
         see("attention", out)

@@ -10,13 +10,14 @@ from converters.files import writer
 from converters.files.parts import FLOATS, Half
 from converters.files.writer import Entry
 from converters.ggml import Floats
-from converters.quantisers import hqq, iq4_nl, rtn
+from converters.quantisers import eight_levels, hqq, iq4_nl, rtn
 from edge_vqa.errors import EdgeVqaError
 
 
 @dataclass(frozen=True)
 class Method:
-    """A parsed --quant: `equalise` (MBQ) first, then rounding by `rtn` or `hqq` into `type`; `importance` weighs channels."""
+    """A parsed --quant: `equalise` (MBQ) first, then rounding by `rtn`, `rtn3` (to eight levels) or `hqq` into `type`;
+    `importance` weighs channels."""
 
     name: str
     rounding: str
@@ -32,6 +33,7 @@ class Method:
 METHODS = {
     "rtn": ("rtn", False, False),
     "hqq": ("hqq", False, False),
+    "rtn3": ("rtn3", False, False),
     "mbq+rtn": ("rtn", True, False),
     "mbq+hqq": ("hqq", True, False),
     "mbq-imatrix": ("rtn", False, True),
@@ -45,7 +47,7 @@ def parse_quant(quant: str) -> Method:
     if name not in METHODS:
         raise EdgeVqaError(f"quantisation method {name!r} is unknown", f"use one of {', '.join(METHODS)}, as in rtn:q4_k_m")
     rounding, equalise, importance = METHODS[name]
-    types = (hqq.TYPE,) if rounding == "hqq" else (*FLOATS, *rtn.TYPES)
+    types = {"hqq": (hqq.TYPE,), "rtn3": (eight_levels.TYPE,)}.get(rounding, (*FLOATS, *rtn.TYPES))
     if type_ not in types:
         raise EdgeVqaError(f"{name} knows no quantisation type {type_!r}", f"use one of {', '.join(types)}")
     return Method(name, rounding, type_, equalise, importance)
@@ -83,6 +85,8 @@ def coder_of(method: Method, type_: str, threads: int, importance: Floats | None
     """What makes blocks of `type_` under a method."""
     if method.rounding == "hqq" and type_ == hqq.TYPE:
         return lambda values: hqq.quantise(values, threads=threads)
+    if method.rounding == "rtn3" and type_ == eight_levels.TYPE:
+        return lambda values: eight_levels.quantise(values, threads=threads)
     if type_ == "iq4_nl" and method.type != "iq4_nl":  # in place of a K-type
         return lambda values: iq4_nl.quantise(values, importance=importance, threads=threads)
     return writer.rounding(type_, threads, importance)

@@ -10,6 +10,7 @@ from edge_vqa.bundles import manifest as manifests
 
 VISION_BACKENDS = {name: (role,) for name, role in manifests.BACKENDS.items()} | {"both": manifests.TOWERS}  # -> roles of files
 VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")  # never bf16: some runtimes cannot read it there
+RECOVER_BY = ("weights", "gains")
 Progress = Callable[[str, int, int], None]  # step, parts done, parts in all
 
 
@@ -35,3 +36,8 @@ class Options:
     chat_template: str | None = None  # replaces the checkpoint's
     mmproj: Path | None = None  # of a gguf pair
     calibration: Path | None = None  # QUESTIONS.jsonl
+    recover: Path | None = None  # QUESTIONS.jsonl, without answers
+    recover_by: str = "weights"
+    recover_minutes: float = 30.0
+    teacher: Path | None = None  # of recovery, other than the source
+    notice: Callable[[str], None] = lambda line: None  # is told what recovery came to

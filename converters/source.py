@@ -14,31 +14,57 @@ from converters.files.checkpoint import Checkpoint
 from converters.files.parts import Half
 from converters.files.tokenizer import Tokenizer
 from converters.options import Options
-from edge_vqa.bundles import gguf_file, ready
-from edge_vqa.bundles.manifest import Preprocessing, Prompt
+from edge_vqa.bundles import gguf_file, ready, store
+from edge_vqa.bundles.manifest import MANIFEST, Preprocessing, Prompt
+from edge_vqa.bundles.store import Bundle
 from edge_vqa.bundles.template import render
 from edge_vqa.errors import EdgeVqaError
 
 
 @dataclass(frozen=True)
 class Model:
-    """An MLLM ready to be written: both halves, and what the manifest says of it."""
+    """An MLLM ready to be written: both halves, and what the manifest says of it. Of a bundle that sees with ONNX alone,
+    `tower` is that graph, which is taken as it is, with its type. key: what tells this source from others and its own past."""
 
     architecture: str
     lm: Half
-    vision: Half
+    vision: Half | None
     preprocessing: Preprocessing
     prompt: Prompt
+    key: str
+    tower: tuple[Path, str] | None = None
 
 
 @contextlib.contextmanager
 def opened(source: Path, options: Options) -> Iterator[Model]:
-    """Read and check a checkpoint folder, a folder with a gguf pair, or an LM gguf (with `options.mmproj`)."""
+    """Read and check a checkpoint folder, a bundle, a folder with a gguf pair, or an LM gguf (with `options.mmproj`)."""
+    if (source / MANIFEST).is_file() and (bundle := store.read(source)).backend == "onnx":
+        yield _from_bundle(bundle)
+        return
     if source.suffix == ".gguf" or (source.is_dir() and not (source / "config.json").is_file() and any(source.glob("*.gguf"))):
         yield _from_gguf(*gguf_pair(source, options.mmproj), options)
         return
     with Checkpoint(source) as checkpoint:
         yield _from_checkpoint(checkpoint, options)
+
+
+def _from_bundle(bundle: Bundle) -> Model:
+    """A bundle that sees with ONNX, whose LM is stored in floats."""
+    manifest = bundle.manifest
+    return Model(
+        manifest.architecture,
+        parts.from_gguf(bundle.files["lm"]),
+        None,
+        manifest.runtime.preprocessing,
+        manifest.prompt,
+        repr(bundle.fingerprint),
+        (bundle.files["vision_onnx"], manifest.quantisation.vision_type),
+    )
+
+
+def _key(*paths: Path) -> str:
+    """Names, sizes and times of files."""
+    return repr([(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths])
 
 
 def gguf_pair(source: Path, mmproj: Path | None) -> tuple[Path, Path]:
@@ -62,7 +88,7 @@ def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
         detail=options.detail,
         template=options.chat_template,
     )
-    return Model(architecture, parts.from_gguf(lm), parts.from_gguf(vision), preprocessing, prompt)
+    return Model(architecture, parts.from_gguf(lm), parts.from_gguf(vision), preprocessing, prompt, _key(lm, vision))
 
 
 def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
@@ -76,7 +102,7 @@ def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
         words, plan.image_token, instruction=options.instruction, max_tokens=options.max_tokens, detail=options.detail
     )
     lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(words))
-    return Model(architecture, lm, vision, plan.preprocessing, prompt)
+    return Model(architecture, lm, vision, plan.preprocessing, prompt, _key(*sorted(checkpoint.folder.glob("*.safetensors"))))
 
 
 def _check_tokens(words: Tokenizer, plan: Plan) -> None:

@@ -272,8 +272,9 @@ def study(
     from edge_vqa.border.whole import write_bytes
     from selector_onnx import plots, tables
     from selector_onnx import study as studies
+    from selector_onnx.study_config import read_config
 
-    read = studies.read_config(config)
+    read = read_config(config)
     with terminal.progress() as bars:
         made = studies.run(read, config.parent, output, jobs=jobs, progress=terminal.steps(bars))
     results = {

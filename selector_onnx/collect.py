@@ -71,7 +71,8 @@ def collect(
     detail: str | None = None,
     keep: Path | None = None,
 ) -> Traces:
-    """Ask every question, always answering. Questions on one picture, when neighbours, encode it once.
+    """Ask every question, always answering; together, where the model was loaded for that. Questions on one picture, when
+    neighbours, encode it once.
 
     keep: a folder that gets what is done, a part every `PART` questions: after an interruption the same call goes on behind
     the last part. Parts of another bundle or of other questions are thrown away.
@@ -108,10 +109,17 @@ def collect_into(
 
 
 def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None]) -> Traces:
-    answers = []
-    for number, question in enumerate(questions, 1):
-        answers.append(model.ask(question.image, question.question, gate=False, detail=origin.detail or None))
-        progress(number)
+    answers: list[Answer] = []
+    if model.sequences > 1:
+        asked = ((question.image, question.question) for question in questions)
+        told = model.ask_many(asked, gate=False, detail=origin.detail or None)
+    else:
+        told = (model.ask(q.image, q.question, gate=False, detail=origin.detail or None) for q in questions)
+    for answer in told:
+        if isinstance(answer, EdgeVqaError):
+            raise answer
+        answers.append(answer)
+        progress(len(answers))
     return traces_of(origin, questions, answers)
 
 

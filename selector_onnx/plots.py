@@ -6,7 +6,6 @@ import io
 
 from edge_vqa.work.evaluation import RISKS
 from selector_onnx.study import MAXPROB, SELECTOR, Study
-from selector_onnx.tables import mix_name
 
 STYLES = {MAXPROB: ("--", "MaxProb"), SELECTOR: ("-", "Selector")}
 
@@ -19,7 +18,7 @@ def figure(study: Study) -> bytes:
     import matplotlib.pyplot as plt
 
     config = study.config
-    mixes = sorted(config.mixes)
+    mixes = config.measured
     panels = ["accuracy", *(f"coverage_at_{risk:g}" for risk in RISKS if risk >= 0.05), "ece"]
     titles = [
         "accuracy when always answering, %",
@@ -34,12 +33,18 @@ def figure(study: Study) -> bytes:
                 if name == "accuracy" and confidence != MAXPROB:
                     continue
                 factor = 1 if name == "ece" else 100
-                values = [study.cells[entry.folder, confidence, mix].values[name] * factor for mix in mixes]
+                cells = [study.cells.get((entry.folder, confidence, mix)) for mix in mixes]
+                values = [float("nan") if cell is None else cell.values[name] * factor for cell in cells]
                 colour = colours(number / max(1, len(config.bundle) - 1) * 0.9)
                 style = "-" if name == "accuracy" else line
                 axis.plot(range(len(mixes)), values, style, marker="o", ms=3, color=colour, label=f"{entry.label}, {label}")
         axis.set_title(title, fontsize=10)
-        axis.set_xticks(range(len(mixes)), [mix_name(mix) for mix in mixes])
+        axis.set_xticks(
+            range(len(mixes)),
+            [str(mix) for mix in mixes],
+            rotation=0 if len(config.sets) == 1 else 60,
+            ha="center" if len(config.sets) == 1 else "right",
+        )
         axis.set_xlabel("ID;OOD, %")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)

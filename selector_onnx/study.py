@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tomllib
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
@@ -24,8 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from edge_vqa.border import untrusted
-from edge_vqa.border.typed import typed
 from edge_vqa.border.whole import write_whole
 from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import OperatingPoint, llama_cpp_version
@@ -44,13 +42,15 @@ from selector_onnx import collect
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
 from selector_onnx.points import UNFAMILIAR
+from selector_onnx.study_config import Config, Mix
 from selector_onnx.threshold import METHOD, select_threshold
 from selector_onnx.train import Trained
 
-VERSION = 1  # of what cells and Selectors depend on besides their inputs: raise it when the code's results change
+VERSION = 2  # of what cells and Selectors depend on besides their inputs: raise it when the code's results change
 DRAWS = 500
 SEED = 0
-MAXPROB, BASELINE_SELECTOR, SELECTOR = "maxprob", "selector of the baseline", "selector"
+MAXPROB, TEMPERATURE, BASELINE_SELECTOR, SELECTOR = "maxprob", "temperature", "selector of the baseline", "selector"
+TOGETHER = 12  # questions that a bundle answers at once
 # inputs of the Selector, for the ablation
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -62,62 +62,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "early: image, first token": EARLY,
 }
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Questions files, beside the config. train, exposure: train the Selectors, without and with; calibration: chooses the
-    main bundle's thresholds; id, ood: measured on."""
-
-    train: str
-    id: str
-    ood: str
-    exposure: str | None = None
-    calibration: str | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A bundle of the study, as figures and tables call it."""
-
-    folder: str
-    precision: str
-    quantiser: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.precision} {self.quantiser}".strip()
-
-
-@dataclass(frozen=True)
-class Config:
-    """CONFIG.toml. mixes: per cent of OOD questions. main: folder of the bundle that the smaller tables are about. foreign: by
-    name, questions files about pictures that it was not made for."""
-
-    name: str
-    data: Data
-    bundle: tuple[Entry, ...]
-    baseline: str
-    main: str
-    mixes: tuple[int, ...] = (0, 25, 50, 75, 100)
-    delta: float = 0.05
-    foreign: dict[str, str] = field(default_factory=dict)
-
-
-def read_config(path: Path) -> Config:
-    """Raises EdgeVqaError naming the key at fault."""
-    try:
-        decoded = tomllib.loads(untrusted.read_text(path))
-        config: Config = typed(decoded, Config, "")
-    except (OSError, ValueError) as error:
-        raise EdgeVqaError(f"{path} is not a study ({error})", "see docs/study.md for an example") from None
-    folders = [entry.folder for entry in config.bundle]
-    for key, value in (("baseline", config.baseline), ("main", config.main)):
-        if value not in folders:
-            raise EdgeVqaError(f"{path}: {key} {value!r} is the folder of no bundle", f"use one of {', '.join(folders)}")
-    if not config.mixes or not all(0 <= mix <= 100 for mix in config.mixes):
-        raise EdgeVqaError(f"{path}: mixes are per cent of OOD questions", "as in mixes = [0, 25, 50, 75, 100]")
-    return config
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +85,7 @@ class AtMix:
 
     target: float
     threshold: float | None
-    mix: int
+    mix: Mix
     coverage: float
     risk: float
 
@@ -152,11 +96,11 @@ class Study:
     of the mixes. questions: of each mix."""
 
     config: Config
-    questions: int
-    cells: dict[tuple[str, str, int], Cell]
-    methods: dict[tuple[str, int], Cell] = field(default_factory=dict)
-    ablation: dict[tuple[str, int], Cell] = field(default_factory=dict)
-    exposure: dict[tuple[str, int], Cell] = field(default_factory=dict)
+    questions: dict[Mix, int]
+    cells: dict[tuple[str, str, Mix], Cell]
+    methods: dict[tuple[str, Mix], Cell] = field(default_factory=dict)
+    ablation: dict[tuple[str, Mix], Cell] = field(default_factory=dict)
+    exposure: dict[tuple[str, Mix], Cell] = field(default_factory=dict)
     points: tuple[AtMix, ...] = ()
     foreign: tuple[evaluation.Foreign, ...] = ()
 
@@ -173,7 +117,9 @@ class Workshop:
 
     def __init__(self, config: Config, beside: Path, output: Path) -> None:
         self.config, self.output = config, output
-        self.files = {name: beside / path for name, path in asdict(config.data).items() if path}
+        self.files = {name: beside / path for name, path in asdict(config.data).items() if path and name != "ood"}
+        self._ood = {name: f"ood{number or ''}" for number, name in enumerate(config.sets)}
+        self.files |= {self._ood[name]: beside / path for name, path in config.sets.items()}
         self._foreign = {name: f"foreign{number}" for number, name in enumerate(config.foreign)}
         self.files |= {self._foreign[name]: beside / path for name, path in config.foreign.items()}
         self.bundles = {entry.folder: store.read(beside / entry.folder) for entry in config.bundle}
@@ -187,7 +133,13 @@ class Workshop:
     def wanted(self) -> list[tuple[str, str]]:
         """(bundle, data set) to collect."""
         alone = [name for name in self.files if name == "calibration" or name in self._foreign.values()]
-        cells = [(folder, name) for folder in self.bundles for name in self.files if name not in alone]
+        own = {entry.folder: entry.selector for entry in self.config.bundle}
+        cells = [
+            (folder, name)
+            for folder in self.bundles
+            for name in self.files
+            if name not in alone and (own[folder] or name not in ("train", "exposure"))
+        ]
         return cells + [(self.config.main, name) for name in alone]
 
     def traces_path(self, folder: str, name: str) -> Path:
@@ -196,14 +148,18 @@ class Workshop:
         return self.output / "traces" / f"{bundle.folder.name}-{name}-{key}.npz"
 
     def collect_all(self, jobs: int, progress: Progress) -> None:
-        missing = [cell for cell in self.wanted() if not self.traces_path(*cell).is_file()]
+        """What is missing, a bundle at a time in each process: a picture that several sets ask about is encoded once."""
+        missing: dict[str, dict[str, Path]] = {}
+        for folder, name in self.wanted():
+            if not (path := self.traces_path(folder, name)).is_file():
+                missing.setdefault(folder, {})[name] = path
         if not missing:
             return
         progress("collecting", 0, len(missing))
         with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn")) as pool:
             waiting = [
-                pool.submit(_collect, self.bundles[folder].folder, self.files[name], name, self.traces_path(folder, name))
-                for folder, name in missing
+                pool.submit(_collect, self.bundles[folder].folder, {name: self.files[name] for name in paths}, paths)
+                for folder, paths in missing.items()
             ]
             for done, job in enumerate(as_completed(waiting), 1):
                 job.result()
@@ -229,21 +185,22 @@ class Workshop:
 
     # -- cells ----------------------------------------------------------------------------------------------------------
 
-    def mixed(self, folder: str, mix: int) -> Traces:
-        """The questions of a mix: a nested part of the OOD set and of the ID set, the same for every bundle."""
-        whole = {name: self.traces(folder, name) for name in ("id", "ood")}
-        n = min(map(len, whole.values()))
-        counts = {"ood": round(n * mix / 100), "id": n - round(n * mix / 100)}
+    def mixed(self, folder: str, mix: Mix) -> Traces:
+        """The questions of a mix: a nested part of an OOD set and of the ID set, the same for every bundle."""
+        known = self.traces(folder, "id")
+        sizes = [len(self.traces(folder, own)) for name, own in self._ood.items() if mix.ood == name or not mix.percent]
+        n = min(len(known), max(sizes))
+        foreign = round(n * mix.percent / 100)
         parts = []
-        for name, count in counts.items():
-            order = np.random.default_rng(SEED).permutation(len(whole[name]))
-            parts.append(collect.take(whole[name], order[:count]))
+        for whole, count in ((self.traces(folder, self._ood[mix.ood]) if foreign else None, foreign), (known, n - foreign)):
+            if whole is not None and count:
+                parts.append(collect.take(whole, np.random.default_rng(SEED).permutation(len(whole))[:count]))
         return collect.join(parts)
 
-    def cell(self, folder: str, confidence: str, mix: int, score: Callable[[Traces], Array]) -> Cell:
+    def cell(self, folder: str, confidence: str, mix: Mix, score: Callable[[Traces], Array]) -> Cell:
         """score: traces -> confidence [n]."""
-        sources = [self.traces_path(folder, name).name for name in ("id", "ood")]
-        path = self.output / "cells" / f"{_key(VERSION, DRAWS, *sources, confidence, mix)}.npz"
+        sources = [self.traces_path(folder, name).name for name in ("id", self._ood.get(mix.ood, "id"))]
+        path = self.output / "cells" / f"{_key(VERSION, DRAWS, *sources, confidence, mix.percent)}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as stored:
                 return Cell(
@@ -256,42 +213,51 @@ class Workshop:
         return cell
 
     def measure(self, progress: Progress) -> Study:
-        config, ends = self.config, (min(self.config.mixes), max(self.config.mixes))
-        baseline_selector = self.selector(config.baseline)
-        cells: dict[tuple[str, str, int], Cell] = {}
+        config = self.config
+        cells: dict[tuple[str, str, Mix], Cell] = {}
         total = len(config.bundle)
-        for number, folder in enumerate(self.bundles):
+        for number, entry in enumerate(config.bundle):
             progress("measuring", number, total)
-            scores = {MAXPROB: _maxprob, BASELINE_SELECTOR: _by(baseline_selector), SELECTOR: _by(self.selector(folder))}
-            for name, score in scores.items():
-                if name == BASELINE_SELECTOR and folder == config.baseline:
-                    continue
-                for mix in config.mixes:
-                    source = config.baseline if name == BASELINE_SELECTOR else folder
-                    named = name if name == MAXPROB else f"{name} {self._selector_sources(source)}"
-                    cells[folder, name, mix] = self.cell(folder, named, mix, score)
+            folder, own = entry.folder, entry.folder if entry.selector else config.baseline
+            taught = self._selector_sources(own)
+            scores: dict[str, tuple[str, Callable[[Traces], Array]]] = {
+                MAXPROB: (MAXPROB, _maxprob),
+                TEMPERATURE: (f"{TEMPERATURE} {taught}", self._temperature(own)),
+                SELECTOR: (f"{SELECTOR} {taught}", _by(self.selector(own))),
+            }
+            if folder != config.baseline:
+                named = f"{SELECTOR} {self._selector_sources(config.baseline)}"
+                scores[BASELINE_SELECTOR] = (named, _by(self.selector(config.baseline)))
+            if not entry.selector:
+                del scores[SELECTOR]
+            for name, (key, score) in scores.items():
+                for mix in config.measured:
+                    cells[folder, name, mix] = self.cell(folder, key, mix, score)
         progress("measuring", total, total)
-        study = Study(config, len(self.mixed(config.main, ends[0])), cells)
-        return self._small_tables(study, ends, progress)
+        questions = {mix: len(self.mixed(config.main, mix)) for mix in config.measured}
+        return self._small_tables(Study(config, questions, cells), config.ends, progress)
+
+    def _temperature(self, folder: str) -> Callable[[Traces], Array]:
+        """Temperature scaling, fitted to what trains a bundle's Selector."""
+        learned = collect.join([self.traces(folder, n) for n in ("train", "exposure") if n in self.files])
+        return _by(methods.TemperatureScaling(training.fit_temperature(learned)))
 
     def _selector_sources(self, folder: str) -> str:
         return " ".join(self.traces_path(folder, name).name for name in ("train", "exposure") if name in self.files)
 
-    def _small_tables(self, study: Study, ends: tuple[int, int], progress: Progress) -> Study:
+    def _small_tables(self, study: Study, ends: Sequence[Mix], progress: Progress) -> Study:
         """All about the main bundle: every confidence method, ablation, exposure, operating points."""
         main = self.config.main
         sources = self._selector_sources(main)
-        learned = collect.join([self.traces(main, n) for n in ("train", "exposure") if n in self.files])
-        scaled = methods.TemperatureScaling(training.fit_temperature(learned))
         by_method: dict[str, Callable[[Traces], Array]] = {
             **{name: _by(method()) for name, method in methods.INTRINSIC.items()},
-            methods.TemperatureScaling.name: _by(scaled),
+            TEMPERATURE: self._temperature(main),
         }
-        found: dict[tuple[str, int], Cell] = {}
+        found: dict[tuple[str, Mix], Cell] = {}
         for name, score in by_method.items():
             for mix in ends:
                 found[name, mix] = self.cell(main, f"{name} {sources}", mix, score)
-        ablation: dict[tuple[str, int], Cell] = {}
+        ablation: dict[tuple[str, Mix], Cell] = {}
         for number, (name, inputs) in enumerate(ABLATIONS.items()):
             progress("ablation", number, len(ABLATIONS))
             score = _by(self.selector(main, inputs=inputs))
@@ -300,7 +266,7 @@ class Workshop:
         progress("ablation", len(ABLATIONS), len(ABLATIONS))
         found |= {(SELECTOR, mix): ablation["all", mix] for mix in ends}
         found |= {(methods.SelectorEarly.name, mix): ablation["early: image, first token", mix] for mix in ends}
-        exposure: dict[tuple[str, int], Cell] = {}
+        exposure: dict[tuple[str, Mix], Cell] = {}
         if "exposure" in self.files:
             plain = _by(self.selector(main, exposure=False))
             for mix in ends:
@@ -338,7 +304,7 @@ class Workshop:
         found = []
         for risk in evaluation.RISKS:
             threshold = select_threshold(score(chosen), chosen.accuracy, risk, self.config.delta, calibrated=True)
-            for mix in self.config.mixes:
+            for mix in self.config.measured:
                 traces = self.mixed(main, mix)
                 answered = np.zeros(len(traces), bool) if threshold is None else score(traces) >= threshold
                 wrong = float((1 - traces.accuracy[answered]).mean()) if answered.any() else float("nan")
@@ -350,18 +316,34 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
     accuracy = traces.accuracy.astype(np.float64)
     order = np.argsort(-confidence, kind="stable")
     rng = np.random.default_rng(SEED)
+    _, picture = np.unique(traces.picture, return_inverse=True)
+    phi = evaluation.phi(confidence, accuracy, rng.permutation(picture.max() + 1)[picture] % 2)
 
     def every(rows: Any) -> dict[str, float]:
-        return evaluation.figures(confidence[rows], accuracy[rows]) | {"accuracy": float(accuracy[rows].mean())}
+        found = evaluation.figures(confidence[rows], accuracy[rows]) | {"accuracy": float(accuracy[rows].mean())}
+        return found | {f"phi_{cost}": float(gained[rows].mean()) for cost, gained in phi.items()}
 
     drawn = [every(np.repeat(order, times[order])) for times in intervals.draws(traces.picture, DRAWS, rng)]
     values = every(order)
     return Cell(values, {name: np.array([draw[name] for draw in drawn]) for name in values})
 
 
-def _collect(bundle: Path, questions: Path, name: str, path: Path) -> None:
-    with load(bundle, confidence="maxprob", vision=store.read(bundle).backend, threads=1) as model:
-        collect.collect_into(path, model, files.read(questions, labelled=True), name)
+def _collect(bundle: Path, sets: Mapping[str, Path], paths: Mapping[str, Path]) -> None:
+    """Traces of several sets of questions: all of them picture by picture, then apart again."""
+    asked = [(name, question) for name, path in sets.items() for question in files.read(path, labelled=True)]
+    asked.sort(key=lambda one: str(one[1].image))
+    together = [replace(question, question_id=f"{name} {question.question_id}") for name, question in asked]
+    parts = next(iter(paths.values())).with_name(f".{bundle.name}.parts")
+    with load(bundle, confidence="maxprob", vision=store.read(bundle).backend, threads=1, sequences=TOGETHER) as model:
+        traces = collect.collect(model, together, "", keep=parts)
+    belongs = np.array([name for name, _ in asked])
+    for name, path in paths.items():
+        own = collect.take(traces, belongs == name)
+        own = replace(
+            own, origin=replace(own.origin, data=name), question_id=np.array([q.question_id for n, q in asked if n == name])
+        )
+        collect.save(own, path)
+    shutil.rmtree(parts, ignore_errors=True)
 
 
 def _maxprob(traces: Traces) -> Array:

@@ -9,9 +9,15 @@ from typing import Any
 
 from edge_vqa.trust.intervals import Figure
 from edge_vqa.work.evaluation import RISKS
-from selector_onnx.study import BASELINE_SELECTOR, MAXPROB, SELECTOR, Cell, Study
+from selector_onnx.study import BASELINE_SELECTOR, MAXPROB, SELECTOR, TEMPERATURE, Cell, Study
+from selector_onnx.study_config import Mix
 
-NAMES = {MAXPROB: "MaxProb", BASELINE_SELECTOR: "Selector of {baseline}", SELECTOR: "Selector"}
+NAMES = {
+    MAXPROB: "MaxProb",
+    TEMPERATURE: "temperature",
+    BASELINE_SELECTOR: "Selector of {baseline}",
+    SELECTOR: "Selector",
+}
 # figure -> heading, factor, digits
 FIGURES = {
     "accuracy": ("Accuracy, %", 100.0, 1),
@@ -19,19 +25,15 @@ FIGURES = {
     "aurc": ("AURC", 1.0, 4),
     "ece": ("ECE", 1.0, 3),
     "auroc": ("AUROC", 1.0, 3),
+    "phi_10": ("Effective reliability at cost 10, %", 100.0, 1),
 }
-
-
-def mix_name(mix: int) -> str:
-    """As the paper writes it: share of ID; share of OOD."""
-    return f"{100 - mix};{mix}"
 
 
 def markdown(study: Study) -> str:
     """All tables."""
     parts = [
         f"# Study: {study.config.name}",
-        f"{study.questions:,} questions in each mix (ID;OOD, per cent). Brackets: 95 % interval over pictures; differences are"
+        f"{_counted(study)} questions in each mix (ID;OOD, per cent). Brackets: 95 % interval over pictures; differences are"
         " paired.",
         *_headline(study),
         *_quantisation(study),
@@ -41,14 +43,28 @@ def markdown(study: Study) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _counted(study: Study) -> str:
+    """How many questions mixes have, in as few words as that takes."""
+    counts = {mix.ood: n for mix, n in study.questions.items()}
+    if len(set(counts.values())) == 1:
+        return f"{next(iter(counts.values())):,}"
+    return ", ".join(f"{n:,} ({name or 'ID'})" for name, n in counts.items())
+
+
 def as_json(study: Study) -> str:
     """Every figure of every cell."""
     rows = [
-        {"bundle": folder, "confidence": confidence, "ood_percent": mix}
+        {
+            "bundle": folder,
+            "confidence": confidence,
+            "ood": mix.ood,
+            "ood_percent": mix.percent,
+            "questions": study.questions[mix],
+        }
         | {name: _plain(cell.figure(name)) for name in cell.values}
         for (folder, confidence, mix), cell in study.cells.items()
     ]
-    return json.dumps({"study": study.config.name, "questions": study.questions, "cells": rows}, indent=1) + "\n"
+    return json.dumps({"study": study.config.name, "cells": rows}, indent=1) + "\n"
 
 
 def _plain(figure: Figure) -> dict[str, float | None]:
@@ -76,20 +92,20 @@ def _headline(study: Study) -> list[str]:
         heading, factor, digits = FIGURES[name]
         cells = [
             study.cells[config.main, SELECTOR, mix].minus(study.cells[config.baseline, MAXPROB, mix], name)
-            for mix in config.mixes
+            for mix in config.measured
         ]
         rows.append([heading, *(shown(cell, factor, digits, sign=True) for cell in cells)])
     return [
         f"## {label[config.main]} with its Selector, minus {label[config.baseline]} with MaxProb",
-        _table(["", *map(mix_name, config.mixes)], rows),
+        _table(["", *map(str, config.measured)], rows),
     ]
 
 
 def _quantisation(study: Study) -> list[str]:
     """What each bundle loses to the baseline, without a Selector."""
     config = study.config
-    ends = (min(config.mixes), max(config.mixes))
-    header = ["bundle", *(f"{heading}, {mix_name(mix)}" for heading in ("accuracy, points", "ECE", "AURC") for mix in ends)]
+    ends = config.ends
+    header = ["bundle", *(f"{heading}, {mix!s}" for heading in ("accuracy, points", "ECE", "AURC") for mix in ends)]
     rows = []
     for entry in config.bundle:
         if entry.folder == config.baseline:
@@ -109,22 +125,22 @@ def _grid(study: Study, name: str) -> str:
     baseline = next(entry.label for entry in config.bundle if entry.folder == config.baseline)
     for entry in config.bundle:
         for confidence, title in NAMES.items():
-            cells = [study.cells.get((entry.folder, confidence, mix)) for mix in config.mixes]
+            cells = [study.cells.get((entry.folder, confidence, mix)) for mix in config.measured]
             if cells[0] is None or (name == "accuracy" and confidence != MAXPROB):
                 continue
             figures = [shown(cell.figure(name), factor, digits) for cell in cells if cell]
             rows.append([entry.label, "" if name == "accuracy" else title.format(baseline=baseline), *figures])
-    return f"## {heading}\n\n" + _table(["bundle", "confidence", *map(mix_name, config.mixes)], rows)
+    return f"## {heading}\n\n" + _table(["bundle", "confidence", *map(str, config.measured)], rows)
 
 
 def _small(study: Study) -> list[str]:
     config = study.config
-    ends = (min(config.mixes), max(config.mixes))
+    ends = config.ends
     names = ("aurc", "coverage_at_0.05", "coverage_at_0.1", "ece")
-    header = ["", *(f"{FIGURES[name][0]}, {mix_name(mix)}" for mix in ends for name in names)]
+    header = ["", *(f"{FIGURES[name][0]}, {mix!s}" for mix in ends for name in names)]
     main = next(entry.label for entry in config.bundle if entry.folder == config.main)
 
-    def rows(cells: dict[tuple[str, int], Cell]) -> list[list[str]]:
+    def rows(cells: dict[tuple[str, Mix], Cell]) -> list[list[str]]:
         found = []
         for title in dict.fromkeys(title for title, _ in cells):
             figures = [shown(cells[title, mix].figure(name), *FIGURES[name][1:]) for mix in ends for name in names]
@@ -150,7 +166,7 @@ def _small(study: Study) -> list[str]:
             table.append([f"{target:.0%}", limit, *cells_])
         parts += [
             f"## Operating points of {main}, chosen on ID calibration questions (delta {config.delta:g})",
-            _table(["risk", "threshold", *map(mix_name, config.mixes)], table),
+            _table(["risk", "threshold", *map(str, config.measured)], table),
         ]
     if study.foreign:
         rows_ = [

@@ -2,9 +2,11 @@
 
 A quantisation type of llama.cpp is a mix: K-types spend more bits on the tensors that suffer most. The rules are those of
 llama.cpp's `llama_tensor_get_type_impl` (src/llama-quant.cpp), so that files are the same as `llama-quantize` makes them,
-with two differences: rows that a K-type cannot take, see ODD_ROWS, and one mix of our own, `q4_k`. llama.cpp's 4-bit mixes
+with two differences: rows that a K-type cannot take, see ODD_ROWS, and two mixes of our own. llama.cpp's 4-bit mixes
 keep the output matrix, which is often the embedding too, at 6.6 bits; with the large vocabularies of small MLLMs no such file
 stays below 30 % of bf16. `q4_k` is 4.5 bits everywhere but 5.5 in the output matrix and in the values of attention.
+`q4_k_xs` is 4.5 bits everywhere but 3.4, in every tenth layer 2.6, in the MLP's down projections, a fifth to a third of all
+weights: made for recovery.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ TYPES = {
     "q4_k_m": ("q4_k", 15, "q6_k"),
     "q4_k_s": ("q4_k", 14, "q6_k"),
     "q4_k": ("q4_k", 14, "q5_k"),
+    "q4_k_xs": ("q4_k", 14, "q4_k"),
     "q4_1": ("q4_1", 3, "q6_k"),
     "q4_0": ("q4_0", 2, "q6_k"),
     "iq4_nl": ("iq4_nl", 25, "q6_k"),
@@ -30,7 +33,7 @@ TYPES = {
     "q3_k_s": ("q3_k", 11, "q6_k"),
     "q2_k": ("q2_k", 10, "q6_k"),
 }
-OWN = ("q4_k",)
+OWN = ("q4_k", "q4_k_xs")
 # Small or delicate tensors of other architectures, which llama.cpp does not quantise either (tensor_allows_quantization)
 FLOAT_ONLY = (
     r"_norm\.weight$|ffn_gate_inp|position_embd|pos_embd|rel_pos|patch_embd|patch_merger|token_types|ssm_conv1d|shortconv"
@@ -70,6 +73,8 @@ def _type(name: str, type_: str, shape: Shape, v_seen: int, v_total: int, down_s
         if type_ == "iq4_nl" and shape.heads_per_key >= 4:
             return "q5_k"
     elif part == "ffn_down.weight":
+        if type_ == "q4_k_xs":
+            return "q2_k" if down_seen % 10 == 5 else "q3_k"
         if type_ == "q2_k":
             return "q3_k"
         if type_ == "q3_k_m":

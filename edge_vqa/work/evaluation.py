@@ -169,7 +169,7 @@ def evaluate(
     pictures = int(picture.max()) + 1
     rng = np.random.default_rng(SEED)
     half = rng.permutation(pictures)[picture] % 2
-    gains = {method: _phi(c, accuracy, half) for method, c in judged.confidence.items()}
+    gains = {method: phi(c, accuracy, half) for method, c in judged.confidence.items()}
     first = next(iter(judged.confidence))
     points = [point for point in points if point.confidence == first]
     given = [judged.answered(point) * 1.0 for point in points]
@@ -253,7 +253,7 @@ def _best(accuracy: Floats) -> dict[str, float]:
     return found | {f"phi_{cost}": float(accuracy.mean()) for cost in COSTS}
 
 
-def _phi(confidence: Floats, accuracy: Floats, half: npt.NDArray[np.int64]) -> dict[int, Floats]:
+def phi(confidence: Floats, accuracy: Floats, half: npt.NDArray[np.int64]) -> dict[int, Floats]:
     """By cost: what each question contributes to Phi_c [n], at the threshold that is best for the other half's pictures."""
     found = {}
     for cost in COSTS:

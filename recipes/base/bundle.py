@@ -58,7 +58,7 @@ class Tower(nn.Module):
         return told, torch.cat([mean.clamp(min=0).sqrt(), middle, spread], 1)
 
 
-def write_tower(tower: Tower, path: Path) -> None:
+def write_tower(tower: Tower, path: Path, *, eight: bool = True) -> None:
     """The graph with everything folded that can be: no node is left that only works out a shape."""
     stream = io.BytesIO()
     pixels = torch.zeros(1, eyes.SIDE, eyes.SIDE, 3, dtype=torch.uint8)
@@ -68,7 +68,8 @@ def write_tower(tower: Tower, path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(stream.getvalue(), options)
-    onnx.save(eight_bits(onnx.load(path)), path)
+    if eight:
+        onnx.save(eight_bits(onnx.load(path)), path)
 
 
 def eight_bits(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -133,17 +134,13 @@ def half(lm: LlamaForCausalLM) -> Half:
     return Half(text_metadata(args) | tokenizer_metadata(), tensors)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--type", default=TYPE, help="how the LM's matrices are stored")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    learner, _ = kept.read()
-    made, method = half(lora.merge(learner.lm)), parse_quant(f"rtn:{arguments.type}")
-    with store.new_folder(arguments.output, force=True) as work:
-        metadata = made.metadata | {"general.name": "base", "general.type": "model"}
+def write(learner: Learner, output: Path, name: str, type_: str, *, eight: bool = True) -> None:
+    """A bundle without a gate. eight: whether the tower's weights are stored in 8 bits."""
+    made, method = half(lora.merge(learner.lm)), parse_quant(f"rtn:{type_}")
+    with store.new_folder(output, force=True) as work:
+        metadata = made.metadata | {"general.name": name, "general.type": "model"}
         writer.write(work / ready.FILES["lm"], metadata, lm_entries(made, method, 2, {}), lambda done: None)
-        write_tower(Tower(learner).eval(), work / ready.FILES["vision_onnx"])
+        write_tower(Tower(learner).eval(), work / ready.FILES["vision_onnx"], eight=eight)
         header = gguf_file.read(work / ready.FILES["lm"])
         words = Vocabulary(
             tokens=header.metadata["tokenizer.ggml.tokens"],
@@ -156,16 +153,26 @@ def main() -> None:
         assert CONTROL in words.types
         ready.write_manifest(
             work,
-            name="base",
+            name=name,
             version="3",
             licence="Apache-2.0",
             description="the base model: photographs of things, animals, groceries, clothes; drawings, shapes",
             source=Source("recipes/base"),
             architecture="llama",
-            quantisation=Quantisation(method.name, method.type, ready.bits_per_weight(header), "onnx-int8"),
+            quantisation=Quantisation(
+                method.name, method.type, ready.bits_per_weight(header), f"onnx-{'int8' if eight else 'f32'}"
+            ),
             prompt=render(words, None, instruction="", max_tokens=LONGEST, detail="low"),
             preprocessing=Preprocessing(eyes.SIDE, eyes.SIDE, TOKENS, "bicubic", "whole"),
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--type", default=TYPE, help="how the LM's matrices are stored")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    write(kept.read()[0], arguments.output, "base", arguments.type)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 from recipes.base.connector import Connector, Told
 from recipes.base.finder import Finder
 from recipes.base.heads import Colours, Own
-from recipes.base.train import Learner, learned, published, restore
+from recipes.base.train import CHECKPOINT, Learner, learned, published, restore
 
 PATH = Path(__file__).with_name("learned.safetensors")
 SCALES = ".scales"  # after the name of what they scale
@@ -86,7 +86,7 @@ def read() -> tuple[Learner, int]:
 
 def main() -> None:
     learner = Learner.new()
-    step, spent = restore(learner)
+    step, spent = restore(learner, CHECKPOINT)
     write(learner, step)
     print(f"{PATH}: {PATH.stat().st_size / 1e6:.1f} MB, {step} steps, {spent / 60:.0f} minutes")
 

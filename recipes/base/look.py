@@ -22,7 +22,7 @@ from recipes.base import asking, eyes, grid, lora, photos
 from recipes.base.connector import TOKENS
 from recipes.base.packing import IGNORE, Packer
 from recipes.base.sights import BUILD, DRAWN, SHOPS
-from recipes.base.train import HELD, TYPE, Learner, Pictures, Shown, answering, image_tokens, prose, restore
+from recipes.base.train import CHECKPOINT, HELD, TYPE, Learner, Pictures, Shown, answering, image_tokens, prose, restore
 from recipes.mini.model import keep_freed_memory
 
 
@@ -96,7 +96,7 @@ def main() -> None:
     learner = Learner.new()
     pictures, packer = Pictures(learner), Packer(learner.tokenizer, TOKENS)
     published = perplexity(learner)
-    restore(learner)
+    restore(learner, CHECKPOINT)
     lora.settle(learner.lm, (lambda whole: whole) if arguments.exact else partial(grid.rounded, type_=TYPE))
     print(f"perplexity of plain text: {published:.2f} as published, {perplexity(learner):.2f} now", flush=True)
     right: dict[tuple[str, str], list[bool]] = defaultdict(list)

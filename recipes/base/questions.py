@@ -49,17 +49,23 @@ class Builder:
         self.folder = out / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def add(self, image: Image.Image | bytes, asked: list[tuple[str, str, list[str]]], **more: str) -> None:
-        """image: or the bytes of a JPEG file, kept as they are. more: keys of every line."""
-        path = self.folder / f"{self.pictures:05d}.{'jpg' if isinstance(image, bytes) else 'png'}"
+    def add(self, image: Image.Image | bytes | str, asked: list[tuple[str, str, list[str]]], **more: str) -> str:
+        """image: or the bytes of a JPEG file, kept as they are, or what this returned of another file's picture. more: keys of
+        every line."""
+        place = (
+            image
+            if isinstance(image, str)
+            else f"{self.name}/{self.pictures:05d}.{'jpg' if isinstance(image, bytes) else 'png'}"
+        )
         self.pictures += 1
         if isinstance(image, bytes):
-            path.write_bytes(image)
-        else:
-            image.save(path, compress_level=1)
+            (self.out / place).write_bytes(image)
+        elif not isinstance(image, str):
+            image.save(self.out / place, compress_level=1)
         for kind, question, answers in asked:
-            line = {"question_id": f"{self.name}-{len(self.lines)}", "image": f"{self.name}/{path.name}"}
+            line = {"question_id": f"{self.name}-{len(self.lines)}", "image": place}
             self.lines.append(line | {"question": question, "answers": answers, "kind": kind} | more)
+        return place
 
     def close(self) -> None:
         (self.out / f"{self.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in self.lines))

@@ -16,10 +16,11 @@ import pkgutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -234,24 +235,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="stop here, for trials")
     parser.add_argument("--go-on", action="store_true", help="from what is kept in the repository (learned.safetensors)")
     arguments = parser.parse_args()
-    keep_freed_memory()
     learner, steps = kept_learner() if arguments.go_on else (Learner.new(), 0)
+    teach(learner, CHECKPOINT, arguments.minutes, partial(grid.rounded, type_=TYPE), begun=steps, until=arguments.steps)
+
+
+def teach(
+    learner: Learner, checkpoint: Path, minutes: float, rounded: Callable[[Tensor], Tensor], *,
+    rate: float = RATE, begun: int = 0, until: int | None = None,
+) -> None:  # fmt: skip
+    """Goes on from `checkpoint` where there is one. rounded: what storing does to a matrix. begun: steps taken before; until:
+    stop there. Whatever wants gradients learns; of the connector with a rate of its own."""
+    keep_freed_memory()
     lm, connector, pictures = learner.lm, learner.connector, Pictures(learner)
-    learning = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+    learning, telling = ([one for one in part.parameters() if one.requires_grad] for part in (lm, connector))
     optimiser = torch.optim.AdamW(
-        [{"params": learning, "lr": RATE}, {"params": connector.parameters(), "lr": CONNECTOR_RATE}], weight_decay=0.01
+        [{"params": learning, "lr": rate}, {"params": telling, "lr": CONNECTOR_RATE}], weight_decay=0.01
     )
-    step, before = restore(learner, optimiser) if CHECKPOINT.is_file() else (steps, 0.0)
-    packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * arguments.minutes
+    step, before = restore(learner, checkpoint, optimiser) if checkpoint.is_file() else (begun, 0.0)
+    packer, losses, whole = Packer(learner.tokenizer, TOKENS), [], 60 * minutes
     text = torch.tensor(learner.tokenizer(prose(False)).input_ids)
-    rounded, began = partial(grid.rounded, type_=TYPE), time.monotonic()
-    while (spent := before + time.monotonic() - began) < whole and step != arguments.steps:
+    began = time.monotonic()
+    while (spent := before + time.monotonic() - began) < whole and step != until:
         if step % SETTLED == 0 or not losses:
             lora.settle(lm, rounded)
         rng, noise = Random(f"step {step}"), np.random.default_rng(step)
         factor = min(1, (len(losses) + 1) / WARM) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * spent / whole)))
-        for group, rate in zip(optimiser.param_groups, (RATE, CONNECTOR_RATE), strict=True):
-            group["lr"] = rate * factor
+        for group, own in zip(optimiser.param_groups, (rate, CONNECTOR_RATE), strict=True):
+            group["lr"] = own * factor
         shown = [pictures.draw(rng, noise) for _ in range(PICTURES)]
         packed = packer([one.asked for one in shown])
         with torch.autocast("cpu", torch.bfloat16):
@@ -263,7 +273,7 @@ def main() -> None:
                 total = loss + 0.3 * plain
         optimiser.zero_grad()
         total.backward()
-        torch.nn.utils.clip_grad_norm_([*learning, *connector.parameters()], 1.0)
+        torch.nn.utils.clip_grad_norm_([*learning, *telling], 1.0)
         optimiser.step()
         losses.append((answered, plain.item()))
         step += 1
@@ -271,8 +281,8 @@ def main() -> None:
             mean = np.mean(losses[-20:], 0)
             print(f"step {step}, {spent / 60:.1f} minutes, loss {mean[0]:.3f}, plain text {mean[1]:.3f}", flush=True)
         if step % 100 == 0:
-            keep(learner, optimiser, step, before + time.monotonic() - began)
-    keep(learner, optimiser, step, before + time.monotonic() - began)
+            keep(learner, checkpoint, optimiser, step, before + time.monotonic() - began)
+    keep(learner, checkpoint, optimiser, step, before + time.monotonic() - began)
 
 
 def kept_learner() -> tuple[Learner, int]:
@@ -286,16 +296,16 @@ def learned(lm: LlamaForCausalLM) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in lm.named_parameters() if parameter.requires_grad}
 
 
-def keep(learner: Learner, optimiser: torch.optim.Optimizer, step: int, spent: float) -> None:
+def keep(learner: Learner, checkpoint: Path, optimiser: torch.optim.Optimizer, step: int, spent: float) -> None:
     state = {"lm": learned(learner.lm), "connector": learner.connector.state_dict(), "step": step, "spent": spent}
     state["optimiser"] = optimiser.state_dict()
-    torch.save(state, CHECKPOINT.with_suffix(".part"))
-    CHECKPOINT.with_suffix(".part").replace(CHECKPOINT)
+    torch.save(state, checkpoint.with_suffix(".part"))
+    checkpoint.with_suffix(".part").replace(checkpoint)
 
 
-def restore(learner: Learner, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:
+def restore(learner: Learner, checkpoint: Path, optimiser: torch.optim.Optimizer | None = None) -> tuple[int, float]:
     """Steps taken, and the seconds that they took."""
-    state = torch.load(CHECKPOINT)
+    state = torch.load(checkpoint)
     learner.lm.load_state_dict(state["lm"], strict=False)
     learner.connector.load_state_dict(state["connector"])
     if optimiser is not None:

@@ -208,7 +208,7 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
     question = files.read(asked)[0]
     try:
         with opened(checkpoint, Options()) as model:
-            (sample,) = calibration.collect(model, tmp_path / "bundle" / "mmproj.gguf", [question], 1)
+            (sample,) = calibration.collect(model, tmp_path / "bundle" / "mmproj.gguf", "mtmd", [question], 1)
             decoder = decoder_of(model.lm)
             x, angles = torch.from_numpy(sample.embeddings), decoder.angles(torch.from_numpy(sample.positions))
             from converters.decoder import weights_of
@@ -255,7 +255,7 @@ def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
 
 def test_the_search_lowers_the_error_it_looks_at(mini_model: Model, asked: Path, tmp_path: Path) -> None:
     convert(CHECKPOINT, tmp_path / "bundle", Options(quant="q4_0", vision_type="f16"))
-    samples = calibration.collect(mini_model, tmp_path / "bundle" / "mmproj.gguf", files.read(asked), 1)
+    samples = calibration.collect(mini_model, tmp_path / "bundle" / "mmproj.gguf", "mtmd", files.read(asked), 1)
     decoder = decoder_of(mini_model.lm)
     balance = mbq.measure_balance(mini_model.lm, decoder, samples, lambda *_: None)
     assert 0 < balance.attention < 1 and 0 < balance.mlp < 1, f"vision tokens matter less than the answer's: {balance}"

@@ -14,6 +14,7 @@ from converters.convert import convert
 from converters.options import Options
 from edge_vqa.work.evaluation import figures
 from selector_onnx import study
+from selector_onnx.study_config import Mix, read_config
 from tests.conftest import CHECKPOINT, Asked, Run, one_line
 
 CONFIG = """
@@ -80,7 +81,7 @@ def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Ru
     assert "## Foreign pictures, " in text and "| noise | 12 | " in text
     assert "| 100;0 | 50;50 | 0;100 |" in text and "Selector of int8 RTN" in text and "selector-early" in text
     cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
-    assert len(cells) == (2 + 3) * 3, "MaxProb and two Selectors, of which the baseline's own is one"
+    assert len(cells) == (3 + 4) * 3, "MaxProb, temperature and two Selectors, of which the baseline's own is one"
     assert (folder / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")}
     assert len(before) > 20
@@ -91,13 +92,14 @@ def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Ru
 
 def test_cells_are_what_direct_calculation_gives_on_nested_mixes(run: Run, folder: Path) -> None:
     run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
-    shop = study.Workshop(study.read_config(folder / "study.toml"), folder, folder / "out")
-    ids = {mix: set(shop.mixed("q2", mix).question_id.tolist()) for mix in (0, 50, 100)}
+    shop = study.Workshop(read_config(folder / "study.toml"), folder, folder / "out")
+    mixes = {0: Mix("", 0), 50: Mix("", 50), 100: Mix("", 100)}
+    ids = {number: set(shop.mixed("q2", mix).question_id.tolist()) for number, mix in mixes.items()}
     assert all(len(own) == 70 for own in ids.values()), "as many questions in every mix"
     assert sum(number.startswith("ood") for number in ids[50]) == 35
     assert {n for n in ids[50] if n.startswith("id")} <= ids[0] and {n for n in ids[50] if n.startswith("ood")} <= ids[100]
-    assert ids[50] == set(shop.mixed("q8", 50).question_id.tolist()), "the same questions for every bundle"
-    traces = shop.mixed("q2", 50)
+    assert ids[50] == set(shop.mixed("q8", mixes[50]).question_id.tolist()), "the same questions for every bundle"
+    traces = shop.mixed("q2", mixes[50])
     cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
     cell = next(c for c in cells if (c["bundle"], c["confidence"], c["ood_percent"]) == ("q2", "maxprob", 50))
     expected = figures(traces.maxprob.astype(float), traces.accuracy.astype(float))

@@ -1,0 +1,257 @@
+"""What quantisation costs the base model in accuracy and trust, and what recovery brings back: the tables of docs/study.md.
+
+    python -m recipes.base.study      # after recipes.base.questions, recipes.base.mixes; under three hours on two cores
+
+The bf16 reference (`reference.py`) in every precision and by every method; each answers the mixes of `mixes.py`. Bundles, traces,
+Selectors and cells are kept in build/base/study: what is there is not computed again. Writes recipes/base/study.md, all
+tables, docs/study.png, and docs/study.md between its marks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from converters.compare import compare
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.border.whole import write_bytes
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.device.profile import cores
+from edge_vqa.model import load
+from edge_vqa.trust.intervals import Figure
+from edge_vqa.work import questions as files
+from recipes.base import bundle as recipe
+from recipes.base import reference
+from recipes.base.questions import OUT
+from selector_onnx import study, tables
+from selector_onnx.study import BASELINE_SELECTOR, MAXPROB, SELECTOR, TEMPERATURE, Study
+from selector_onnx.study_config import Config, Data, Entry, Mix
+
+FOLDER, REPORT, PAGE, PLOT = (
+    Path("build/base/study"),
+    Path("recipes/base/study.md"),
+    Path("docs/study.md"),
+    Path("docs/study.png"),
+)
+RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
+MINUTES = 24  # of each recovery
+KL_QUESTIONS = 240
+SPEED_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Made:
+    """A bundle of the study. quant: None for the reference; own: whether a Selector is trained on its answers."""
+
+    folder: str
+    precision: str
+    method: str
+    quant: str | None
+    by: str = ""  # of recovery
+    own: bool = False
+    eight: bool = True  # bits of the vision graph
+
+
+BUNDLES = (
+    Made("bf16", "bf16", "", None, own=True),
+    Made("bf16-float", "bf16", "float tower", None, eight=False),
+    Made("rtn-q8_0", "int8", "RTN q8_0", "rtn:q8_0"),
+    Made("rtn-q6_k", "6 bits", "RTN q6_k", "rtn:q6_k"),
+    Made("rtn-q5_k_m", "5 bits", "RTN q5_k_m", "rtn:q5_k_m"),
+    Made("rtn-q4_k_m", "int4", "RTN q4_k_m", "rtn:q4_k_m"),
+    Made("rtn-q4_1", "int4", "RTN q4_1", "rtn:q4_1"),
+    Made("hqq-q4_1", "int4", "HQQ q4_1", "hqq:q4_1"),
+    Made("mbq-hqq-q4_1", "int4", "MBQ+HQQ q4_1", "mbq+hqq:q4_1"),
+    Made("rtn-iq4_nl", "int4", "RTN iq4_nl", "rtn:iq4_nl"),
+    Made("rtn-q4_0", "int4", "RTN q4_0", "rtn:q4_0"),
+    Made("rtn-q4_k_xs", "int4", "RTN q4_k_xs", "rtn:q4_k_xs", own=True),
+    Made("mbq-q4_k_xs", "int4", "MBQ q4_k_xs", "mbq+rtn:q4_k_xs"),
+    Made("gains-q4_k_xs", "int4", "q4_k_xs, gains recovered", "rtn:q4_k_xs", by="gains"),
+    Made("recovered-q4", "int4", "q4_k_xs, recovered", "rtn:q4_k_xs", by="weights", own=True),
+    Made("rtn-q3_k_s", "int4 and 3", "RTN q3_k_s", "rtn:q3_k_s"),
+    Made("rtn3", "int3", "RTN, eight levels", "rtn3:q4_0"),
+    Made("recovered-q3", "int3", "eight levels, recovered", "rtn3:q4_0", by="weights"),
+    Made("rtn-q2_k", "int4 and 2", "RTN q2_k", "rtn:q2_k"),
+)
+BASELINE, ROUNDED, MAIN = "bf16", "rtn-q4_k_xs", "recovered-q4"
+SETS = {name: f"{name}_test.jsonl" for name in ("corrupted", "conversation", "adversarial", "foreign")}
+
+
+def make() -> list[Bundle]:
+    """Every bundle; those that are there are kept."""
+    for one in BUNDLES:
+        path = FOLDER / one.folder
+        if (path / "bundle.json").is_file():
+            continue
+        print(f"making {one.folder}", file=sys.stderr, flush=True)
+        if one.quant is None:
+            recipe.write(reference.read(), path, one.folder, "bf16", eight=one.eight)
+            continue
+        options = Options(quant=one.quant, licence="Apache-2.0", source="recipes/base", threads=cores(), notice=_say)
+        if one.quant.startswith("mbq"):
+            options = replace(options, calibration=CALIBRATION)
+        if one.by:
+            options = replace(options, recover=RECOVER, recover_by=one.by, recover_minutes=MINUTES)
+        convert(FOLDER / BASELINE, path, options)
+    return [store.read(FOLDER / one.folder) for one in BUNDLES]
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def config() -> Config:
+    folder = Path("../../questions")
+    return Config(
+        name="the base model",
+        data=Data(
+            train=str(folder / "selector.jsonl"),
+            id=str(folder / "plain_test.jsonl"),
+            calibration=str(folder / "calibration.jsonl"),
+        ),
+        bundle=tuple(Entry(f"../{one.folder}", one.precision, one.method, one.own) for one in BUNDLES),
+        baseline=f"../{BASELINE}",
+        main=f"../{MAIN}",
+        mixes=(0, 50, 100),
+        ood={name: str(folder / file) for name, file in SETS.items()},
+    )
+
+
+# -- what the study does not measure: KL and speed ---------------------------------------------------------------------------
+
+
+def kept(name: str, bundles: Iterable[Bundle], measure: Callable[[list[Bundle]], dict[str, object]]) -> dict[str, dict]:
+    """What is known of bundles by their LM's checksum; `measure` is asked for the rest."""
+    path = FOLDER / f"{name}.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    if missing := [one for one in bundles if "|".join(one.fingerprint) not in known]:
+        found = measure(missing)
+        known |= {"|".join(one.fingerprint): found[one.folder.name] for one in missing}
+        write_bytes(path, json.dumps(known).encode())
+    return known
+
+
+def divergences(missing: list[Bundle]) -> dict[str, object]:
+    asked = files.read(OUT / "plain_test.jsonl", labelled=True)[:KL_QUESTIONS]
+    first, *others = compare(store.read(FOLDER / BASELINE), missing, asked, threads=cores())
+    return {row.name: {"kl": asdict(row.kl), "same": asdict(row.same)} for row in others} | {
+        BASELINE: {"kl": asdict(first.kl), "same": asdict(first.same)}
+    }
+
+
+def speeds(missing: list[Bundle]) -> dict[str, object]:
+    """Tokens a second, prompt of 100 and answer of 8, medians; all bundles in turn, several times."""
+    rounds: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(SPEED_ROUNDS):
+        for one in missing:
+            with load(one.folder, confidence="maxprob", threads=cores()) as model:
+                prompt, answer = model.speed(100, 8)
+            rounds.setdefault(one.folder.name, []).append((prompt, answer))
+    return {name: dict(zip(("prompt", "answer"), np.median(found, 0).tolist(), strict=True)) for name, found in rounds.items()}
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
+
+
+def figure(values: dict[str, float], factor: float, digits: int) -> str:
+    return tables.shown(Figure(**values), factor, digits)
+
+
+def sizes(bundles: Sequence[Bundle], whole: int) -> str:
+    """Size, speed, KL. whole: bytes of the bf16 bundle with its float tower."""
+    kl, speed = kept("kl", bundles, divergences), kept("speed", bundles, speeds)
+    rows, lm = [], bundles[0].manifest.files["lm"].bytes
+    for made, bundle in zip(BUNDLES, bundles, strict=True):
+        own, key = bundle.manifest.files["lm"].bytes, "|".join(bundle.fingerprint)
+        rows.append([
+            f"{made.precision} {made.method}".strip(), f"{bundle.manifest.quantisation.bits_per_weight:.2f}",
+            f"{own / 1e6:.1f} ({own / lm:.1%})", f"{bundle.bytes / 1e6:.1f} ({bundle.bytes / whole:.1%})",
+            f"{speed[key]['prompt']:.0f}", f"{speed[key]['answer']:.0f}",
+            figure(kl[key]["kl"], 1000, 1), figure(kl[key]["same"], 100, 1),
+        ])  # fmt: skip
+    header = ["LM", "bits a weight", "LM, MB", "bundle, MB", "prompt, tokens/s", "answer, tokens/s"]
+    return table([*header, "KL, 1e-3 nats", "same answers, %"], rows)
+
+
+def ends(made: Study) -> tuple[Mix, ...]:
+    """ID, and each harder set alone."""
+    return tuple(mix for mix in made.config.ends if mix.ood != "foreign")
+
+
+def against(made: Study, name: str, factor: float, digits: int) -> str:
+    """A figure of MaxProb on every set, less bf16's."""
+    base = f"../{BASELINE}"
+    rows = []
+    for entry in made.config.bundle:
+        cells = [(made.cells[entry.folder, MAXPROB, mix], made.cells[base, MAXPROB, mix]) for mix in ends(made)]
+        shown = [
+            tables.shown(own.figure(name), factor, digits) if entry.folder == base
+            else tables.shown(own.minus(theirs, name), factor, digits, sign=True)
+            for own, theirs in cells
+        ]  # fmt: skip
+        rows.append([entry.label, *shown])
+    return table(["LM", *(mix.ood or "plain" for mix in ends(made))], rows)
+
+
+def trusted(made: Study, name: str, factor: float, digits: int) -> str:
+    """A figure of MaxProb, temperature and Selectors, of the bundles that have a Selector of their own."""
+    names = {MAXPROB: "MaxProb", TEMPERATURE: "temperature", BASELINE_SELECTOR: "Selector of bf16", SELECTOR: "Selector"}
+    rows = []
+    for entry in made.config.bundle:
+        for confidence, title in names.items():
+            if entry.selector and (entry.folder, confidence, made.config.measured[0]) in made.cells:
+                cells = [made.cells[entry.folder, confidence, mix] for mix in made.config.measured]
+                rows.append([entry.label, title, *(tables.shown(cell.figure(name), factor, digits) for cell in cells)])
+    return table(["LM", "confidence", *map(str, made.config.measured)], rows)
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    bundles = make()
+    results = FOLDER / "results"
+    made = study.run(config(), results, results, progress=_progress)
+    whole = next(bundle.bytes for one, bundle in zip(BUNDLES, bundles, strict=True) if not one.eight)
+    parts = {
+        "sizes": sizes(bundles, whole),
+        "accuracy": against(made, "accuracy", 100, 1),
+        "ece": against(made, "ece", 1, 3),
+        "aurc": against(made, "aurc", 1, 4),
+        "c5": trusted(made, "coverage_at_0.05", 100, 1),
+        "c10": trusted(made, "coverage_at_0.1", 100, 1),
+        "calibration": trusted(made, "ece", 1, 3),
+    }
+    write_bytes(REPORT, tables.markdown(made).encode())
+    write_bytes(results / "study.json", tables.as_json(made).encode())
+    page = PAGE.read_text()
+    for name, text in parts.items():
+        page, found = re.subn(
+            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, t=text: f"{m[1]}\n{t}\n\n{m[2]}", page, flags=re.S
+        )
+        if not found:
+            print(f"\n{name}\n\n{text}")
+    write_bytes(PAGE, page.encode())
+
+
+_last = [""]
+
+
+def _progress(step: str, done: int, total: int) -> None:
+    if (line := f"{step}: {done} of {total}") != _last[0]:
+        _last[0] = line
+        _say(line)
+
+
+if __name__ == "__main__":
+    main()
