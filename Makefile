@@ -7,7 +7,7 @@ MINI := edge_vqa/bundles/mini
 BASE := models/base
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-arm64 test-x86_64 wheels lint fix bundle base measure study trust sheet readme clean
+.PHONY: help demo test test-arm64 test-x86_64 wheels lint fix bundle base measure study study-base trust sheet readme clean
 
 help: ## list the tasks
 	@grep -hE '^[a-z0-9_-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9_-]+):[^#]*## /\1\t/' | expand -t 12
@@ -66,6 +66,9 @@ base: $(VENV)/.dev ## make the base bundle again from what was learned, with its
 	sh recipes/base/gate.sh $(BIN) build/base/bundle
 	$(BIN)/python -m recipes.base.measure build/base/bundle
 	rm -f $(BASE)/edge_vqa_base/*.onnx && cp build/base/bundle/* $(BASE)/edge_vqa_base/
+
+study-base: $(VENV)/.dev ## the same of the base model, whose LM is a pretrained LLM, into docs/study.md (needs the recipes' data)
+	$(BIN)/python -m recipes.base.study
 
 trust: $(VENV)/.dev ## what both gates make of foreign pictures, into docs/trust.md (needs the recipes' data and traces; two hours the first time)
 	sh recipes/trust/gate.sh $(BIN) $(MINI) mini build/mini/calibration_traces.npz

@@ -117,6 +117,10 @@ def convert(
         str,
         typer.Option(metavar="weights|gains", help="What learns: weights, or scales of blocks alone (less memory, less gain)."),
     ] = "weights",
+    recover_state: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keep the teacher's answers here, for recoveries into other types (default: not)."),
+    ] = None,
     teacher: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="Another teacher of the same architecture and vocabulary.")
     ] = None,
@@ -154,6 +158,7 @@ def convert(
         recover=recover,
         recover_by=recover_by,
         recover_minutes=recover_minutes,
+        recover_state=recover_state,
         teacher=teacher,
         notice=terminal.say,
         mmproj=mmproj,
@@ -272,7 +277,8 @@ def compare(
         wanted = comparison.Wanted(risk, None if budget is None else round(budget * 1e6))
         used = threads or default_threads(first.manifest.files["lm"].bytes)
         rows = comparison.compare(first, rest, asked, wanted=wanted, threads=used, progress=report)
-    text = comparison.as_json(rows, data.name)
+    taken = comparison.choice(rows, [str(question.image) for question in asked], risk)
+    text = comparison.as_json(rows, data.name, wanted, taken)
     if output is not None:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -295,11 +301,10 @@ def compare(
     console = terminal.console(width=max(terminal.console().width, 170))  # figures are never cut off
     console.print(made)
     console.print(f"{len(asked)} questions of {data.name}; in brackets 95 % intervals by bootstrap over pictures")
-    taken, size = comparison.choice(rows, [str(question.image) for question in asked], risk), f"{budget or 0:g} MB"
     if taken is None:
-        console.print(f"take none: no bundle is within {size}")
+        console.print(f"take none: no bundle is within {budget:g} MB")
     else:
-        within = f"within {size} " if budget is not None else ""
+        within = f"within {budget:g} MB " if budget is not None else ""
         told = f"it answers {taken.coverage.value:.1%} of the questions at {risk:.0%} risk, by {taken.confidence}"
         console.print(
             f"take {taken.name} ({taken.bytes / 1e6:.1f} MB): {within}{told}; none that is smaller answers about as many"

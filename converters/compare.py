@@ -247,14 +247,16 @@ def _interval(figure: Figure, factor: float, digits: int) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def as_json(rows: Sequence[Row], data: str) -> str:
-    """Everything measured, each question's figures included."""
+def as_json(rows: Sequence[Row], data: str, wanted: Wanted = Wanted(), taken: Row | None = None) -> str:
+    """Everything measured, each question's figures included, and which bundle to take."""
 
     def plain(value: object) -> object:
         return np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value
 
     listed = [{key: plain(value) for key, value in asdict(row).items()} for row in rows]
-    return json.dumps({"data": data, "questions": len(rows[0].kl_each), "reference": rows[0].name, "bundles": listed})
+    about: dict[str, object] = {"data": data, "questions": len(rows[0].kl_each), "reference": rows[0].name}
+    about |= {"risk": wanted.risk, "budget": wanted.budget, "take": taken and taken.name}
+    return json.dumps(about | {"bundles": listed})
 
 
 def plot(rows: Sequence[Row], stream: BinaryIO) -> None:

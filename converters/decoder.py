@@ -54,10 +54,14 @@ class Decoder:
         turned = a * cos - b * sin, a * sin + b * cos
         return torch.stack(turned, -1).flatten(-2) if self.neighbours else torch.cat(turned, -1)
 
+    def linear(self, x: Tensor, w: Weights, part: str) -> Tensor:
+        """The linear layer of that name."""
+        return linear(x, w[f"{part}.weight"], w.get(f"{part}.bias"))
+
     def attend(self, h: Tensor, w: Weights, angles: Tensor, spans: Spans | None = None) -> Tensor:
         """Normed input [n, hidden] -> heads side by side [n, heads * width], causal unless `spans` say what sees what."""
         n = len(h)
-        q, k, v = (linear(h, w[f"attn_{part}.weight"], w.get(f"attn_{part}.bias")) for part in "qkv")
+        q, k, v = (self.linear(h, w, f"attn_{part}") for part in "qkv")
         q = self.rotate(q.view(n, self.heads, self.width), angles).transpose(0, 1)
         k = self.rotate(k.view(n, self.keys, self.width), angles).transpose(0, 1)
         v = v.view(n, self.keys, self.width).transpose(0, 1)
@@ -73,7 +77,7 @@ class Decoder:
 
     def gated(self, h: Tensor, w: Weights) -> Tensor:
         """Normed input [n, hidden] -> what goes into ffn_down [n, inner]."""
-        return silu(linear(h, w["ffn_gate.weight"])) * linear(h, w["ffn_up.weight"])
+        return silu(self.linear(h, w, "ffn_gate")) * self.linear(h, w, "ffn_up")
 
     def layer(
         self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None,
@@ -84,14 +88,14 @@ class Decoder:
         see("attn_norm", h)
         a = self.attend(h, w, angles, spans)
         see("attn_output", a)
-        out = linear(a, w["attn_output.weight"])
+        out = self.linear(a, w, "attn_output")
         see("attention", out)
         x = x + out
         h = self.norm(x, w["ffn_norm.weight"])
         see("ffn_norm", h)
         m = self.gated(h, w)
         see("ffn_down", m)
-        out = linear(m, w["ffn_down.weight"])
+        out = self.linear(m, w, "ffn_down")
         see("mlp", out)
         return x + out
 

@@ -39,5 +39,6 @@ class Options:
     recover: Path | None = None  # QUESTIONS.jsonl, without answers
     recover_by: str = "weights"
     recover_minutes: float = 30.0
+    recover_state: Path | None = None  # a folder for the teacher's answers, which stay there
     teacher: Path | None = None  # of recovery, other than the source
     notice: Callable[[str], None] = lambda line: None  # is told what recovery came to

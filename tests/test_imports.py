@@ -19,9 +19,10 @@ MAY_IMPORT = {
     "selector_onnx": {"selector_onnx", "edge_vqa"},
     "devices": {"devices"},
 }
-# What conversion takes from the runtime; calibration and comparison ask questions, as the device does, and may take the rest.
+# What conversion takes from the runtime; calibration, recovery and comparison ask questions, as the device does, and may take
+# the rest.
 CONVERTERS_MAY_TAKE = ("bundles", "border", "native", "errors", "visible", "device.admission", "device.profile", "cli.terminal")
-THEY_ASK = {"calibration.py", "compare.py", "cli.py"}
+THEY_ASK = {"calibration.py", "compare.py", "cli.py", "asked.py", "conversion.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
 # Within the runtime: a room (a folder, or a file beside the folders) may import from those before it only
 ROOMS = (

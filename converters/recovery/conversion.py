@@ -40,11 +40,11 @@ def apply(
     progress: Progress,
 ) -> tuple[list[Entry], Recovered]:
     """lm, entries: as they would be written without recovery. tower, backend: what the bundle sees with. Whoever is interrupted
-    goes on from a folder beside `output`."""
+    goes on from a folder beside `output`, or from `options.recover_state`."""
     assert options.recover is not None
     questions = files.read(options.recover)
     asked.grouped(questions)
-    folder = output.parent / f".{output.name}.recovery"
+    folder = options.recover_state or output.parent / f".{output.name}.recovery"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,7 +82,8 @@ def apply(
             notice=options.notice,
         )
     stored = dict(student.stored())
-    shutil.rmtree(folder)
+    if options.recover_state is None:
+        shutil.rmtree(folder)
     return [_as_stored(entry, stored.get(entry.name)) for entry in entries], recovered
 
 

@@ -1,5 +1,5 @@
-"""A quantised LM as torch trains it: norms, biases and either the weights, which are rounded over and over, or the gains of
-blocks whose codes are held.
+"""A quantised LM as torch trains it: norms, biases, a gain for each block, and beside these either the weights, which are
+rounded over and over, or nothing: then the codes are held.
 
 - Weights: what is used is W + r, where r = round(W) - W was taken some steps ago: a straight-through estimator (Bengio et al.
   2013, arXiv 1308.3432) whose rounding is llama.cpp's own, of any type, not one of ours that resembles it.
@@ -7,7 +7,7 @@ blocks whose codes are held.
   the codes held, and goes into the scales without a trace at run time. With one scale a row this is PEQA (Kim et al.,
   NeurIPS 2023, arXiv 2305.14152).
 
-The embedding table and the output matrix have gains always.
+The codes of the embedding table and of the output matrix are held always.
 """
 
 from __future__ import annotations
@@ -44,6 +44,16 @@ def scaled(data: Bytes, type_: str, gains: Floats) -> Bytes:
     return blocks.reshape(data.shape)
 
 
+def gained(values: Tensor, gains: Tensor) -> Tensor:
+    """Values [rows, in] of blocks, times the gains [rows, blocks]."""
+    return (values.view(*gains.shape, -1) * gains[..., None]).view(values.shape)
+
+
+def ones(rows: int, width: int, type_: str) -> nn.Parameter:
+    """A gain for each block."""
+    return nn.Parameter(torch.ones(rows, width // ggml.block(type_)[0]))
+
+
 class Held(nn.Module):  # type: ignore[misc]
     """A matrix [out, in] whose codes are held: its values times a gain a block."""
 
@@ -51,12 +61,10 @@ class Held(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.data, self.type = data, type_
         self.values = torch.from_numpy(ggml.dequantise(data, type_))
-        blocks = self.values.shape[1] // ggml.block(type_)[0]
-        self.gains = nn.Parameter(torch.ones(len(self.values), blocks))
+        self.gains = ones(*self.values.shape, type_)
 
     def rows(self, numbers: Tensor | slice) -> Tensor:
-        values, gains = self.values[numbers], self.gains[numbers]
-        return (values.view(*gains.shape, -1) * gains[..., None]).view(values.shape)
+        return gained(self.values[numbers], self.gains[numbers])
 
     def forward(self) -> Tensor:
         return self.rows(slice(None))
@@ -66,11 +74,12 @@ class Held(nn.Module):  # type: ignore[misc]
 
 
 class Free(nn.Module):  # type: ignore[misc]
-    """A matrix [out, in] that learns through its rounding."""
+    """A matrix [out, in] that learns through its rounding, and a gain a block beside."""
 
     def __init__(self, values: Floats, coder: Coder, type_: str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.from_numpy(np.array(values)))
+        self.gains = ones(*self.weight.shape, type_)
         self.coder, self.type = coder, type_
         self.residual = torch.zeros_like(self.weight)
         self.settle()
@@ -78,13 +87,17 @@ class Free(nn.Module):  # type: ignore[misc]
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def settle(self) -> None:
         """Round anew."""
-        self.residual = torch.from_numpy(ggml.dequantise(self.stored(), self.type)) - self.weight
+        self.residual = torch.from_numpy(ggml.dequantise(self.codes(), self.type)) - self.weight
 
     def forward(self) -> Tensor:
-        return self.weight + self.residual
+        return gained(self.weight + self.residual, self.gains)
+
+    def codes(self) -> Bytes:
+        """Blocks without their gains."""
+        return self.coder(self.weight.detach().numpy())
 
     def stored(self) -> Bytes:
-        return self.coder(self.weight.detach().numpy())
+        return scaled(self.codes(), self.type, self.gains.detach().numpy())
 
 
 class Fixed(nn.Module):  # type: ignore[misc]

@@ -29,18 +29,18 @@ from converters.files.parts import Half
 from converters.files.writer import Coder
 from converters.options import Progress
 from converters.recovery.asked import Shown, batches
-from converters.recovery.student import Held, Lm, Student, teacher
+from converters.recovery.student import Free, Held, Lm, Student, teacher
 from edge_vqa.errors import EdgeVqaError
 
 STATES, CALIBRATION = 0.3, 1.0
-TOKENS = 3072  # of a step
-HELD_BACK = 20  # one picture in so many
+TOKENS = 1536  # of a step
+HELD_BACK = 15  # one picture in so many
 MOST_HELD_BACK = 48  # pictures
-RATES = {"weights": 1e-4, "gains": 5e-4, "vectors": 5e-4}
-WARM = 20  # steps
-SETTLED = 10  # steps between two roundings
+RATES = {"weights": 5e-5, "gains": 1e-3, "vectors": 1e-3}  # of weights and vectors: times their root mean square
+WARM = 8  # steps
+SETTLED = 20  # steps between two roundings
 HOLD = 0.8  # of the time weights learn, for the rest gains
-LOOKS = 10  # at what is held back
+LOOKS = 6  # at what is held back
 DIVERGED = 2.0  # times the KL before
 WAYS = ("weights", "gains")
 
@@ -170,10 +170,12 @@ class Training:
 
     def optimiser(self) -> torch.optim.Optimizer:
         """For what learns now."""
-        gains = [m.gains for m in self.student.matrices.values() if isinstance(m, Held)]
-        weights = [p for name, p in self.student.matrices.named_parameters() if name.endswith(".weight")]
-        groups = {"weights": weights, "gains": gains, "vectors": list(self.student.vectors.values())}
-        found = [{"params": own, "lr": RATES[name], "rate": RATES[name]} for name, own in groups.items() if own]
+        matrices = self.student.matrices.values()
+        sized = [(matrix.weight, "weights") for matrix in matrices if isinstance(matrix, Free)]
+        sized += [(vector, "vectors") for vector in self.student.vectors.values()]
+        groups = [([one], RATES[name] * float(one.detach().square().mean().sqrt())) for one, name in sized]
+        groups.append(([matrix.gains for matrix in matrices if isinstance(matrix, Held | Free)], RATES["gains"]))
+        found = [{"params": own, "lr": rate, "rate": rate} for own, rate in groups]
         return torch.optim.AdamW(found, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
     def learn(self, numbers: Sequence[int], optimiser: torch.optim.Optimizer, factor: float) -> float:
@@ -185,7 +187,7 @@ class Training:
         told.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
         optimiser.step()
-        return float(told.kl.mean())
+        return float(told.kl.detach().mean())
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def look(self) -> tuple[float, float]:
@@ -227,7 +229,7 @@ class Training:
             kl = self.learn(numbers, optimiser, factor)
             self.step, since = self.step + 1, since + 1
             diverged = not math.isfinite(kl)
-            if not diverged and spent > len(self.looks) / LOOKS * self.whole:
+            if not diverged and spent > (len(self.looks) - 1) / LOOKS * self.whole:
                 seen = self.look()
                 self.judge(seen)
                 notice(f"{spent / 60:.1f} minutes, {self.step} steps: KL {seen[0]:.4f}, MaxProb off by {seen[1]:.3f}")
@@ -237,7 +239,10 @@ class Training:
         if not diverged:
             self.judge(self.look())
         progress("recovering", int(self.whole), int(self.whole))
-        return self.restored(), Recovered(self.before, self.after, self.step, diverged)
+        student = self.restored()
+        for state in (self.latest, self.best):
+            state.unlink(missing_ok=True)
+        return student, Recovered(self.before, self.after, self.step, diverged)
 
     def judge(self, seen: tuple[float, float]) -> None:
         """Keep this state if it is the best so far."""

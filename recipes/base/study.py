@@ -2,8 +2,8 @@
 
     python -m recipes.base.study      # after recipes.base.questions, recipes.base.mixes; under three hours on two cores
 
-The bf16 reference (`reference.py`) in every precision and by every method; each answers the mixes of `mixes.py`. Bundles, traces,
-Selectors and cells are kept in build/base/study: what is there is not computed again. Writes recipes/base/study.md, all
+The bf16 reference (`reference.py`) in every precision and by every method; each answers the mixes of `mixes.py`. Bundles,
+traces, Selectors and cells are kept in build/base/study: what is there is not computed again. Writes recipes/base/study.md, all
 tables, docs/study.png, and docs/study.md between its marks.
 """
 
@@ -42,7 +42,7 @@ FOLDER, REPORT, PAGE, PLOT = (
     Path("docs/study.png"),
 )
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
-MINUTES = 24  # of each recovery
+MINUTES = 15  # of each recovery
 KL_QUESTIONS = 240
 SPEED_ROUNDS = 5
 
@@ -99,7 +99,9 @@ def make() -> list[Bundle]:
         if one.quant.startswith("mbq"):
             options = replace(options, calibration=CALIBRATION)
         if one.by:
-            options = replace(options, recover=RECOVER, recover_by=one.by, recover_minutes=MINUTES)
+            options = replace(
+                options, recover=RECOVER, recover_by=one.by, recover_minutes=MINUTES, recover_state=FOLDER / "state"
+            )
         convert(FOLDER / BASELINE, path, options)
     return [store.read(FOLDER / one.folder) for one in BUNDLES]
 

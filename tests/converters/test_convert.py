@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
+from converters import compare as comparison
 from converters.convert import convert
 from converters.files.checkpoint import Checkpoint
 from converters.options import Options
 from edge_vqa import EdgeVqaError
 from edge_vqa.bundles import store
 from edge_vqa.bundles.store import Bundle
+from edge_vqa.metrics import coverage_at_risk
+from edge_vqa.trust.intervals import Figure
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked, Run, one_line
 from tests.converters.random_checkpoints import KINDS, make
 
@@ -357,11 +360,51 @@ def test_compare_measures_what_quantisation_costs(run: Run, tmp_path: Path, easy
     assert all(value > -1e-6 for row in rows for value in row["kl_each"])
     assert rows[0]["same"]["value"] == 1 and rows[0]["accuracy"]["value"] > 0.95
     assert rows[0]["bytes"] > rows[1]["bytes"] > rows[2]["bytes"]
+    assert rows[0]["confidence"] == "maxprob" and 0.9 < rows[0]["coverage"]["value"] <= 1
+    small = rows[2]["bytes"] / 1e6
+    assert "take f16 " not in result.stdout and "at 5% risk, by maxprob; none that is smaller" in result.stdout
+    within = run(*command, "--limit", "5", "--budget", f"{small + 0.001:.3f}", "--risk", "0.2").stdout
+    assert f"take q2_k ({small:.1f} MB): within " in within and "at 20% risk" in within
+    assert "take none: no bundle is within 0.1 MB" in run(*command, "--limit", "5", "--budget", "0.1").stdout
+    assert "a risk of 5 is none" in one_line(run(*command, "--limit", "5", "--risk", "5"))
     printed = json.loads(run(*command, "--json", "--limit", "5").stdout)
-    assert printed["questions"] == 5
+    assert printed["questions"] == 5 and printed["take"] == "q2_k" and printed["risk"] == 0.05
     assert "no answers" in one_line(run(*command[:-1], _unlabelled(tmp_path)))
     convert(make(tmp_path / "other", "llava"), tmp_path / "llava", Options(quant="q8_0"))
     assert "compare bundles of one model" in one_line(run(*command[:3], tmp_path / "llava", *command[5:]))
+
+
+def test_the_smallest_bundle_is_taken_that_answers_about_as_many() -> None:
+    rng = np.random.default_rng(0)
+    n = 4000
+    pictures = [str(number // 2) for number in range(n)]
+    sure = rng.uniform(size=n)
+    right = (rng.uniform(size=n) < 0.5 + 0.5 * sure) * 1.0  # the surer, the better
+
+    def row(name: str, size: int, confidence: np.ndarray, *, fits: bool = True) -> comparison.Row:
+        none = Figure(0.0, 0.0, 0.0)
+        coverage = coverage_at_risk(confidence, right, 0.1)[0]
+        own = {
+            "confidence": "maxprob",
+            "coverage": Figure(coverage, coverage, coverage),
+            "fits": fits,
+            "ece": 0.0,
+            "bytes": size,
+        }
+        each = {"accuracy_each": right, "kl_each": right, "same_each": right, "confidence_each": confidence}
+        about = {"quantisation": "rtn:q4_0", "vision": "f16", "bits_per_weight": 4.5, "lm_bytes": size}
+        return comparison.Row(name=name, **about, **own, **each, accuracy=none, kl=none, same=none)  # type: ignore[arg-type]
+
+    near = sure + rng.normal(0, 0.001, n)
+    rows = [
+        row("large", 100, sure),
+        row("near", 50, near),
+        row("blind", 10, rng.uniform(size=n)),
+        row("none", 5, sure, fits=False),
+    ]
+    taken = comparison.choice(rows, pictures, 0.1)
+    assert taken is not None and taken.name == "near"
+    assert comparison.choice(rows[3:], pictures, 0.1) is None
 
 
 def _unlabelled(folder: Path) -> Path:

@@ -18,7 +18,7 @@ from converters.files.checkpoint import Checkpoint
 from converters.ggml import Floats
 from converters.method import METHODS, lm_types, parse_quant
 from converters.options import Options
-from converters.quantisers import hqq, iq4_nl, mbq, rtn
+from converters.quantisers import eight_levels, hqq, iq4_nl, mbq, rtn
 from converters.source import Model, opened
 from edge_vqa import EdgeVqaError
 from edge_vqa.bundles import store
@@ -51,6 +51,25 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def mini_model() -> Iterator[Model]:
     with opened(CHECKPOINT, Options(max_tokens=12)) as model:
         yield model
+
+
+# -- eight levels -----------------------------------------------------------------------------------------------------
+
+
+def test_eight_levels_are_nearer_than_those_of_a_scale_that_is_not_searched() -> None:
+    weights = np.random.default_rng(0).normal(0, 0.05, (64, 576)).astype(np.float32)
+    data = eight_levels.quantise(weights, threads=2)
+    values = ggml.dequantise(data, "q4_0")
+    blocks = values.reshape(-1, 32)
+    assert max(len(np.unique(block)) for block in blocks) <= 8
+    plain = weights.reshape(-1, 32)
+    scale = np.abs(plain).max(1, keepdims=True) / 4
+    plainly = np.clip(np.rint(plain / scale), -4, 3) * scale
+    searched = float(np.square(blocks - plain).mean())
+    assert searched < 0.9 * float(np.square(plainly - plain).mean())
+    finer = ggml.dequantise(ggml.quantise(weights, "q4_0"), "q4_0")
+    assert searched > 2 * float(np.square(finer - weights).mean()), "a bit less is a bit less"
+    assert not ggml.dequantise(eight_levels.quantise(np.zeros((1, 64), np.float32)), "q4_0").any()
 
 
 # -- llama.cpp's rounding ---------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_recovery_brings_a_rounded_lm_nearer_to_the_float_one(
     told: list[str] = []
     plain = Options(quant="rtn:q3_k_s", max_tokens=12, vision_type="f16")
     convert(CHECKPOINT, tmp_path / "plain", plain)
-    recovering = replace(plain, recover=unlabelled, recover_minutes=0.4, recover_by=way, notice=told.append)
+    recovering = replace(plain, recover=unlabelled, recover_minutes=0.3, recover_by=way, notice=told.append)
     manifest = convert(CHECKPOINT, tmp_path / "recovered", recovering)
     assert manifest.quantisation.method == "rtn+recovered" and told[-1].startswith("recovered in ")
     assert not list(tmp_path.glob(".recovered*")), "nothing is left beside the bundle"
@@ -156,7 +156,7 @@ def test_an_interrupted_recovery_goes_on(model: Model, rows: list[Shown], tmp_pa
             raise StopHereError
 
     told: list[str] = []
-    how = {"way": "weights", "minutes": 0.3, "folder": tmp_path, "key": "x"}
+    how = {"way": "weights", "minutes": 0.2, "folder": tmp_path, "key": "x"}
     with pytest.raises(StopHereError):
         training.recover(model.lm, model.lm, types, coders, rows, **how, progress=stop)  # type: ignore[arg-type]
     _, recovered = training.recover(model.lm, model.lm, types, coders, rows, **how, notice=told.append)  # type: ignore[arg-type]
@@ -166,10 +166,10 @@ def test_an_interrupted_recovery_goes_on(model: Model, rows: list[Shown], tmp_pa
 def test_of_a_training_that_diverges_the_last_good_state_is_kept(
     model: Model, rows: list[Shown], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "RATES", {"weights": 1.0, "gains": 10.0, "vectors": 10.0})
+    monkeypatch.setattr(training, "RATES", {"weights": 10.0, "gains": 10.0, "vectors": 10.0})
     entries = lm_entries(model.lm, parse_quant("rtn:q4_0"), 1, {})
     types, coders = {entry.name: entry.type for entry in entries}, {entry.name: entry.coder for entry in entries}
-    how = {"way": "gains", "minutes": 0.3, "folder": tmp_path, "key": "x"}
+    how = {"way": "gains", "minutes": 0.2, "folder": tmp_path, "key": "x"}
     student, recovered = training.recover(model.lm, model.lm, types, coders, rows, **how)  # type: ignore[arg-type]
     assert recovered.diverged and "last good state was kept" in str(recovered)
     assert recovered.after[0] <= recovered.before[0]

@@ -30,6 +30,9 @@ calibration = "calibration.jsonl"
 id = "id.jsonl"
 ood = "ood.jsonl"
 
+[ood]
+more = "exposure.jsonl"
+
 [foreign]
 noise = "noise.jsonl"
 
@@ -42,13 +45,19 @@ quantiser = "RTN"
 folder = "q2"
 precision = "int2"
 quantiser = "RTN"
+
+[[bundle]]
+folder = "q2-again"
+precision = "int2"
+quantiser = "again"
+selector = false
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Asked]) -> Path:
     where = tmp_path_factory.mktemp("study")
-    for name, quant in (("q8", "rtn:q8_0"), ("q2", "rtn:q2_k")):
+    for name, quant in (("q8", "rtn:q8_0"), ("q2", "rtn:q2_k"), ("q2-again", "rtn:q2_k")):
         convert(CHECKPOINT, where / name, Options(quant=quant, vision_type="q8_0", max_tokens=12))
     seen: set[Path] = set()
     one_each = [asked for asked in easy_questions if asked[1] not in seen and not seen.add(asked[1])]  # type: ignore[func-returns-value]
@@ -79,9 +88,18 @@ def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Ru
     for heading in ("int2 RTN with its Selector, minus int8 RTN with MaxProb", "## C@5%", "## Ablation", "## Operating points"):
         assert heading in text, heading
     assert "## Foreign pictures, " in text and "| noise | 12 | " in text
-    assert "| 100;0 | 50;50 | 0;100 |" in text and "Selector of int8 RTN" in text and "selector-early" in text
+    assert "| 100;0 | 50;50 | 0;100 | more 50;50 | more 0;100 |" in text and "70 (ID), 60 (more) questions in each mix" in text
+    assert (
+        "temperature" in text
+        and "Effective reliability at cost 10" in text
+        and "Selector of int8 RTN" in text
+        and "selector-early" in text
+    )
     cells = json.loads((folder / "out" / "study.json").read_text())["cells"]
-    assert len(cells) == (3 + 4) * 3, "MaxProb, temperature and two Selectors, of which the baseline's own is one"
+    assert len(cells) == (3 + 4 + 3) * 5, "MaxProb, temperature, the baseline's Selector, and where there is one its own"
+    same = {cell["confidence"]: cell for cell in cells if cell["bundle"] == "q2" and cell["ood_percent"] == 0}
+    again = {cell["confidence"]: cell for cell in cells if cell["bundle"] == "q2-again" and cell["ood_percent"] == 0}
+    assert set(same) - set(again) == {"selector"} and same["maxprob"]["aurc"] == again["maxprob"]["aurc"]
     assert (folder / "out" / "study.png").read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")}
     assert len(before) > 20
@@ -95,7 +113,8 @@ def test_cells_are_what_direct_calculation_gives_on_nested_mixes(run: Run, folde
     shop = study.Workshop(read_config(folder / "study.toml"), folder, folder / "out")
     mixes = {0: Mix("", 0), 50: Mix("", 50), 100: Mix("", 100)}
     ids = {number: set(shop.mixed("q2", mix).question_id.tolist()) for number, mix in mixes.items()}
-    assert all(len(own) == 70 for own in ids.values()), "as many questions in every mix"
+    assert all(len(own) == 70 for own in ids.values()), "as many questions in every mix of a set"
+    assert len(shop.mixed("q2", Mix("more", 50)).question_id) == 60, "the smaller of the two files"
     assert sum(number.startswith("ood") for number in ids[50]) == 35
     assert {n for n in ids[50] if n.startswith("id")} <= ids[0] and {n for n in ids[50] if n.startswith("ood")} <= ids[100]
     assert ids[50] == set(shop.mixed("q8", mixes[50]).question_id.tolist()), "the same questions for every bundle"
@@ -125,6 +144,11 @@ def test_differences_are_paired() -> None:
         (("mixes = [0, 50, 100]", "mixes = [0, 500]"), "per cent"),
         (('train = "train.jsonl"', 'train = "none.jsonl"'), "does not exist"),
         (("[data]", "[dat"), "is not a study"),
+        (('ood = "ood.jsonl"\n\n[ood]\nmore = "exposure.jsonl"', ""), "no OOD questions are given"),
+        (
+            ('quantiser = "RTN"\n\n[[bundle]]\nfolder = "q2"', 'quantiser = ""\nselector = false\n\n[[bundle]]\nfolder = "q2"'),
+            "Selector of its own",
+        ),
     ],
 )
 def test_a_bad_config_costs_one_line(run: Run, folder: Path, change: tuple[str, str], words: str) -> None:
