@@ -239,6 +239,7 @@ def inspect(
         console.print(table)
 
 
+# long, and whole: options, then what is printed
 @app.command(
     epilog="""
 [bold]Examples[/bold]\n

@@ -29,7 +29,7 @@ from edge_vqa.errors import EdgeVqaError
 
 # type -> where the float16 numbers of a block stand (ggml-common.h)
 SCALES = {
-    **{"q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,), "iq4_xs": (0,), "q4_1": (0, 2), "q5_1": (0, 2)},
+    **{"q4_0": (0,), "q5_0": (0,), "q8_0": (0,), "iq4_nl": (0,), "q4_1": (0, 2), "q5_1": (0, 2)},
     **{"q2_k": (80, 82), "q3_k": (108,), "q4_k": (0, 2), "q5_k": (0, 2), "q6_k": (208,)},
 }
 TABLES = ("token_embd.weight", "output.weight")
@@ -49,9 +49,9 @@ def gained(values: Tensor, gains: Tensor) -> Tensor:
     return (values.view(*gains.shape, -1) * gains[..., None]).view(values.shape)
 
 
-def ones(rows: int, width: int, type_: str) -> nn.Parameter:
-    """A gain for each block."""
-    return nn.Parameter(torch.ones(rows, width // ggml.block(type_)[0]))
+def ones(values: Tensor, type_: str) -> nn.Parameter:
+    """A gain for each block of a matrix."""
+    return nn.Parameter(torch.ones(len(values), values.shape[1] // ggml.block(type_)[0]))
 
 
 class Held(nn.Module):  # type: ignore[misc]
@@ -61,7 +61,7 @@ class Held(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.data, self.type = data, type_
         self.values = torch.from_numpy(ggml.dequantise(data, type_))
-        self.gains = ones(*self.values.shape, type_)
+        self.gains = ones(self.values, type_)
 
     def rows(self, numbers: Tensor | slice) -> Tensor:
         return gained(self.values[numbers], self.gains[numbers])
@@ -79,7 +79,7 @@ class Free(nn.Module):  # type: ignore[misc]
     def __init__(self, values: Floats, coder: Coder, type_: str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.from_numpy(np.array(values)))
-        self.gains = ones(*self.weight.shape, type_)
+        self.gains = ones(self.weight, type_)
         self.coder, self.type = coder, type_
         self.residual = torch.zeros_like(self.weight)
         self.settle()

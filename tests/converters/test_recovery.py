@@ -30,6 +30,13 @@ from edge_vqa.work import questions as files
 from tests.conftest import CHECKPOINT, Asked, Run, one_line
 
 
+def strange(number: int, question: str) -> str:
+    """Worded so that the model is not sure of itself: of what it is sure of, rounding takes nothing."""
+    return ("how come {}", "welche form ist das?", "and what is it for? {}", "how many of them, and {}")[number % 4].format(
+        question
+    )
+
+
 @pytest.fixture(scope="module")
 def bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bf16") / "bf16"
@@ -42,7 +49,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[As
     """Questions without answers, on a few dozen pictures."""
     path = tmp_path_factory.mktemp("unlabelled") / "questions.jsonl"
     lines = [
-        json.dumps({"question_id": str(number), "image": str(picture), "question": question})
+        json.dumps({"question_id": str(number), "image": str(picture), "question": strange(number, question)})
         for number, (_, picture, question, _) in enumerate(easy_questions[:200])
     ]
     path.write_text("\n".join(lines) + "\n")
@@ -85,13 +92,11 @@ def test_torch_says_what_llama_cpp_says_of_every_question_behind_a_picture(
 
 @pytest.mark.parametrize("type_", sorted(SCALES))
 def test_a_gain_goes_into_the_scales_of_a_block(type_: str) -> None:
-    if type_ == "iq4_xs":
-        pytest.skip("llama.cpp writes it with an importance matrix only")
     rng = np.random.default_rng(0)
     data = ggml.quantise(rng.normal(0, 0.05, (3, 512)).astype(np.float32), type_)
     gains = rng.uniform(0.8, 1.25, (3, 512 // ggml.block(type_)[0])).astype(np.float32)
     expected = ggml.dequantise(data, type_) * np.repeat(gains, ggml.block(type_)[0], 1)
-    np.testing.assert_allclose(ggml.dequantise(scaled(data, type_, gains), type_), expected, rtol=4e-3, atol=3e-5)
+    np.testing.assert_allclose(ggml.dequantise(scaled(data, type_, gains), type_), expected, rtol=4e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("held", [True, False])
@@ -127,14 +132,16 @@ def test_recovery_brings_a_rounded_lm_nearer_to_the_float_one(
     way: str, bf16: Path, unlabelled: Path, easy_questions: list[Asked], tmp_path: Path
 ) -> None:
     told: list[str] = []
-    plain = Options(quant="rtn:q3_k_s", max_tokens=12, vision_type="f16")
+    plain = Options(quant="rtn:q2_k", max_tokens=12, vision_type="f16")
     convert(CHECKPOINT, tmp_path / "plain", plain)
     recovering = replace(plain, recover=unlabelled, recover_minutes=0.3, recover_by=way, notice=told.append)
     manifest = convert(CHECKPOINT, tmp_path / "recovered", recovering)
     assert manifest.quantisation.method == "rtn+recovered" and told[-1].startswith("recovered in ")
     assert not list(tmp_path.glob(".recovered*")), "nothing is left beside the bundle"
     lines = [
-        json.dumps({"question_id": str(number), "image": str(picture), "question": question, "answers": [answer]})
+        json.dumps(
+            {"question_id": f"{number}", "image": str(picture), "question": strange(number, question), "answers": [answer]}
+        )
         for number, (_, picture, question, answer) in enumerate(easy_questions[400:520])
     ]
     (tmp_path / "others.jsonl").write_text("\n".join(lines) + "\n")
