@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from converters import ggml
 from converters.files import writer
@@ -23,10 +25,10 @@ from converters.options import Options, Progress
 from converters.quantisers import mbq
 from converters.quantisers.mbq import Sample
 from converters.source import Model
-from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.engine import Engine, cells_of
 from edge_vqa.llm.prompt import picture_pieces, question_pieces
 from edge_vqa.pictures.open import open_picture
-from edge_vqa.vision.tokens import ImageTokens
+from edge_vqa.vision.tokens import ImageTokens, Part
 from edge_vqa.work import questions as files
 from edge_vqa.work.questions import Question
 
@@ -40,8 +42,7 @@ def apply(
     """The LM with MBQ's scales folded in, and the importance of channels, by gguf name; each only if `method` wants it."""
     assert options.calibration is not None
     asked = files.read(options.calibration, labelled=True)[:MOST_QUESTIONS]
-    told = lambda done: progress("calibration", done, len(asked))  # noqa: E731
-    samples = collect(model, vision, backend, asked, options.threads, told)
+    samples = collect(model, vision, backend, asked, options.threads, lambda done: progress("calibration", done, len(asked)))
     types = lm_types(model.lm, method.type)
 
     def rounded(name: str, values: Floats) -> Floats:
@@ -106,6 +107,15 @@ class _Embeddings:
         return self._table[tokens].astype(np.float32)
 
 
+def positions_of(part: Part, place: int) -> tuple[npt.NDArray[np.signedinteger[Any]], int]:
+    """Positions [4, n] of a part that begins at `place`, and where the next begins: an image of M-RoPE takes fewer positions
+    than tokens."""
+    plain = np.tile(np.arange(cells_of(part)), (4, 1))
+    if isinstance(part, ImageTokens):
+        return place + (plain if part.positions is None else part.positions), place + part.n_positions
+    return place + plain, place + len(part)
+
+
 def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question) -> Sample:
     prompt = model.prompt
     pieces = [
@@ -119,18 +129,10 @@ def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question
     embeddings, positions, vision = [], [], []
     place = 0
     for part in (*engine.embed(pieces), targets[:-1]):
-        if isinstance(part, ImageTokens):
-            n = len(part.embeddings)
-            embeddings.append(part.embeddings)
-            plain = np.tile(np.arange(n), (4, 1))
-            positions.append(place + (plain if part.positions is None else part.positions))
-            place += part.n_positions
-        else:
-            n = len(part)
-            embeddings.append(table(part))
-            positions.append(np.tile(np.arange(place, place + n), (4, 1)))
-            place += n
-        vision.append(np.full(n, isinstance(part, ImageTokens)))
+        embeddings.append(part.embeddings if isinstance(part, ImageTokens) else table(part))
+        own, place = positions_of(part, place)
+        positions.append(own)
+        vision.append(np.full(cells_of(part), isinstance(part, ImageTokens)))
     seen = np.concatenate(vision)
     answer = np.zeros(len(seen), bool)
     answer[-len(targets) :] = True

@@ -278,7 +278,7 @@ def compare(
         wanted = comparison.Wanted(risk, None if budget is None else round(budget * 1e6))
         used = threads or default_threads(first.manifest.files["lm"].bytes)
         rows = comparison.compare(first, rest, asked, wanted=wanted, threads=used, progress=report)
-    taken = comparison.choice(rows, [str(question.image) for question in asked], risk)
+    taken = comparison.choice(rows)
     text = comparison.as_json(rows, data.name, wanted, taken)
     if output is not None:
         try:

@@ -44,7 +44,8 @@ DRAWS = 500
 @dataclass(frozen=True, eq=False)
 class Row:
     """One bundle. accuracy_each, kl_each, same_each and confidence_each have one value a question, in the order of the file.
-    coverage: C@R. fits: whether it is within the budget, where there is one."""
+    coverage: C@R, coverages the same on draws of pictures [DRAWS], which are those of all bundles. fits: whether it is within
+    the budget, where there is one."""
 
     name: str
     quantisation: str
@@ -63,6 +64,7 @@ class Row:
     kl_each: Floats
     same_each: Floats
     confidence_each: Floats
+    coverages: Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,25 +139,25 @@ def _row(bundle: Bundle, reference: _Answered, result: tuple[_Answered, Floats],
         kl_each=kl,
         same_each=same,
         confidence_each=answered.confidence,
+        coverages=drawn,
     )
 
 
 def _coverages(confidence: Floats, accuracy: Floats, pictures: Sequence[str], risk: float) -> Floats:
-    """C@R on draws of pictures [DRAWS], the same for every bundle."""
+    """C@R on draws of pictures [DRAWS]."""
     rng = np.random.default_rng(intervals.SEED)
     rows = (np.repeat(np.arange(len(times)), times) for times in intervals.draws(pictures, DRAWS, rng))
     return np.array([coverage_at_risk(confidence[r], accuracy[r], risk)[0] for r in rows])
 
 
-def choice(rows: Sequence[Row], pictures: Sequence[str], risk: float) -> Row | None:
-    """The bundle to take: of those within the budget the smallest that answers about as many questions at this risk as the
+def choice(rows: Sequence[Row]) -> Row | None:
+    """The bundle to take: of those within the budget the smallest that answers about as many questions at the risk as the
     best of them, its difference lying within the noise (paired, 95 %). None where none is within it."""
     fitting = [row for row in rows if row.fits]
     if not fitting:
         return None
-    drawn = {row.name: _coverages(row.confidence_each, row.accuracy_each, pictures, risk) for row in fitting}
     best = max(fitting, key=lambda row: row.coverage.value)
-    good = [row for row in fitting if intervals.interval(drawn[best.name] - drawn[row.name])[0] <= 0]
+    good = [row for row in fitting if intervals.interval(best.coverages - row.coverages)[0] <= 0]
     return min(good, key=lambda row: row.bytes)
 
 
@@ -253,7 +255,7 @@ def as_json(rows: Sequence[Row], data: str, wanted: Wanted = Wanted(), taken: Ro
     def plain(value: object) -> object:
         return np.round(value, 8).tolist() if isinstance(value, np.ndarray) else value
 
-    listed = [{key: plain(value) for key, value in asdict(row).items()} for row in rows]
+    listed = [{key: plain(value) for key, value in asdict(row).items() if key != "coverages"} for row in rows]
     about: dict[str, object] = {"data": data, "questions": len(rows[0].kl_each), "reference": rows[0].name}
     about |= {"risk": wanted.risk, "budget": wanted.budget, "take": taken and taken.name}
     return json.dumps(about | {"bundles": listed})

@@ -112,15 +112,15 @@ def decoder_of(lm: Half) -> Decoder:
     keys = lm.number("attention.head_count_kv", heads)
 
     def value(key: str, default: float) -> float:
-        found = lm.metadata.get(f"{kind}.{key}", default)
-        return float(getattr(found, "value", found))
+        found = lm.value(f"{kind}.{key}")
+        return float(default if found is None else found)
 
     width = int(value("attention.key_length", lm.number("embedding_length") / heads))
     base = value("rope.freq_base", 10000.0)
     frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
     if "rope_freqs.weight" in lm.tensors:
         frequencies = frequencies / torch.from_numpy(lm.tensors["rope_freqs.weight"].read()).double()
-    sections = lm.metadata.get(f"{kind}.rope.dimension_sections")
+    sections = lm.value(f"{kind}.rope.dimension_sections")
     return Decoder(
         layers=lm.number("block_count"),
         heads=heads,
@@ -128,7 +128,7 @@ def decoder_of(lm: Half) -> Decoder:
         width=width,
         eps=value("attention.layer_norm_rms_epsilon", 1e-5),
         frequencies=frequencies.float(),
-        sections=tuple(getattr(sections, "value", sections)) if sections is not None else None,
+        sections=tuple(sections) if sections is not None else None,
         neighbours=kind == "llama",
     )
 

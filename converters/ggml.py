@@ -112,6 +112,12 @@ def in_parts(run: Callable[[int, int], None], total: int, most: int, threads: in
             list(pool.map(lambda part: run(*part), parts))
 
 
+def packed(codes: Bytes, *scales: Floats) -> Bytes:
+    """Blocks of 32 4-bit codes [n, 32]: scales [n, 1] as float16, then 16 bytes, the first 16 codes in their lower halves."""
+    heads = np.concatenate(scales, 1).astype(np.float16).view(np.uint8)
+    return np.concatenate([heads, codes[:, :16] | (codes[:, 16:] << 4)], 1)
+
+
 def dequantise(data: Bytes, type_: str) -> Floats:
     """uint8 [..., bytes of a row] -> float32 [..., n], as llama.cpp reads it."""
     weights, size = block(type_)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from converters.files.parts import Half, Kept
+from converters.files.parts import Half
 from converters.ggml import Floats
 from edge_vqa.border.whole import write_whole
 from edge_vqa.errors import EdgeVqaError
@@ -42,8 +42,7 @@ class Graph:
 
     def setting(self, key: str) -> Any:
         """A value of the tower's metadata, or None."""
-        found = self._tower.metadata.get(key)
-        return found.value if isinstance(found, Kept) else found
+        return self._tower.value(key)
 
     def has(self, name: str) -> bool:
         return name in self._tower.tensors

@@ -78,7 +78,7 @@ def shown(figure: Figure, factor: float, digits: int, *, sign: bool = False) -> 
     return f"{number(figure.value)} [{number(figure.low)}, {number(figure.high)}]"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -97,7 +97,7 @@ def _headline(study: Study) -> list[str]:
         rows.append([heading, *(shown(cell, factor, digits, sign=True) for cell in cells)])
     return [
         f"## {label[config.main]} with its Selector, minus {label[config.baseline]} with MaxProb",
-        _table(["", *map(str, config.measured)], rows),
+        table(["", *map(str, config.measured)], rows),
     ]
 
 
@@ -116,7 +116,7 @@ def _quantisation(study: Study) -> list[str]:
                 own, base = (study.cells[folder, MAXPROB, mix] for folder in (entry.folder, config.baseline))
                 cells.append(shown(own.minus(base, name), factor, digits, sign=True))
         rows.append([entry.label, *cells])
-    return ["## What quantisation costs: MaxProb, minus the baseline's", _table(header, rows)]
+    return ["## What quantisation costs: MaxProb, minus the baseline's", table(header, rows)]
 
 
 def _grid(study: Study, name: str) -> str:
@@ -130,7 +130,7 @@ def _grid(study: Study, name: str) -> str:
                 continue
             figures = [shown(cell.figure(name), factor, digits) for cell in cells if cell]
             rows.append([entry.label, "" if name == "accuracy" else title.format(baseline=baseline), *figures])
-    return f"## {heading}\n\n" + _table(["bundle", "confidence", *map(str, config.measured)], rows)
+    return f"## {heading}\n\n" + table(["bundle", "confidence", *map(str, config.measured)], rows)
 
 
 def _small(study: Study) -> list[str]:
@@ -154,19 +154,19 @@ def _small(study: Study) -> list[str]:
         (f"Selector trained with and without exposure to OOD questions, {main}", study.exposure),
     ):
         if cells:
-            parts += [f"## {heading}", _table(header, rows(cells))]
+            parts += [f"## {heading}", table(header, rows(cells))]
     if study.points:
         points: dict[float, list[Any]] = {}
         for point in study.points:
             points.setdefault(point.target, []).append(point)
-        table = []
+        listed = []
         for target, own in points.items():
             limit = "none passes" if own[0].threshold is None else f"{own[0].threshold:.3f}"
             cells_ = ["-" if p.threshold is None else f"{p.risk:.1%} wrong of {p.coverage:.1%}" for p in own]
-            table.append([f"{target:.0%}", limit, *cells_])
+            listed.append([f"{target:.0%}", limit, *cells_])
         parts += [
             f"## Operating points of {main}, chosen on ID calibration questions (delta {config.delta:g})",
-            _table(["risk", "threshold", *map(str, config.measured)], table),
+            table(["risk", "threshold", *map(str, config.measured)], listed),
         ]
     if study.foreign:
         rows_ = [
@@ -175,6 +175,6 @@ def _small(study: Study) -> list[str]:
         ]
         parts += [
             f"## Foreign pictures, {main}, at 5 % risk",
-            _table(["set", "questions", "answered, %", "wrong per 100 asked", "told apart, AUROC"], rows_),
+            table(["set", "questions", "answered, %", "wrong per 100 asked", "told apart, AUROC"], rows_),
         ]
     return parts

@@ -42,11 +42,16 @@ class Half:
     metadata: dict[str, Any]
     tensors: dict[str, Part]
 
+    def value(self, key: str) -> Any:
+        """A value of the metadata, or None."""
+        found = self.metadata.get(key)
+        return found.value if isinstance(found, Kept) else found
+
     def number(self, key: str, default: int | None = None) -> int:
         """A number of the LM, as in `number("block_count")`; where layers differ, the largest. Raises EdgeVqaError."""
         name = f"{self.metadata['general.architecture']}.{key}"
-        found = self.metadata.get(name, default)
-        found = found.value if isinstance(found, Kept) else found
+        found = self.value(name)
+        found = default if found is None else found
         found = max(found, default=None) if isinstance(found, list) else found
         if not isinstance(found, int) or found < 1:
             raise EdgeVqaError(f"the language model's file has no usable {name}", "convert it again")

@@ -39,9 +39,7 @@ def quantise(values: Floats, *, threads: int = 1) -> Bytes:
 
     def run(first: int, last: int) -> None:
         levels, d = solve(blocks[first:last])
-        codes = (levels + MIDDLE).astype(np.uint8)
-        out[first:last, :2] = d.astype(np.float16).view(np.uint8)
-        out[first:last, 2:] = codes[:, :16] | (codes[:, 16:] << 4)
+        out[first:last] = ggml.packed((levels + MIDDLE).astype(np.uint8), d)
 
     ggml.in_parts(run, len(blocks), _CHUNK, threads)
     return out.reshape(*values.shape[:-1], -1)

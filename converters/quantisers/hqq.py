@@ -70,10 +70,8 @@ def solve(w: Floats, steps: int = STEPS) -> tuple[Floats, Floats, Floats]:
 
 
 def pack(codes: Floats, d: Floats, m: Floats) -> Bytes:
-    """Blocks of Q4_1: d and m as float16, then 16 bytes, the first 16 codes in their lower halves. uint8 [n, 20]."""
-    whole = codes.astype(np.uint8)
-    halves = np.concatenate([d, m], 1).astype(np.float16).view(np.uint8)  # [n, 4]
-    return np.concatenate([halves, whole[:, :16] | (whole[:, 16:] << 4)], 1)
+    """Blocks of Q4_1, uint8 [n, 20]."""
+    return ggml.packed(codes.astype(np.uint8), d, m)
 
 
 def quantise(values: Floats, *, threads: int = 1, steps: int = STEPS) -> Bytes:

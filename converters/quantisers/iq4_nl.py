@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from converters.ggml import Bytes, Floats, in_parts
+from converters.ggml import Bytes, Floats, in_parts, packed
 
 BLOCK = 32
 # kvalues_iq4nl of llama.cpp (ggml-common.h)
@@ -52,9 +52,7 @@ def quantise(values: Floats, *, importance: Floats | None = None, threads: int =
 
     def run(first: int, last: int) -> None:
         weight = None if a_row is None else a_row[np.arange(first, last) % len(a_row)]
-        codes, d = solve(blocks[first:last], weight)
-        out[first:last, :2] = d.astype(np.float16).view(np.uint8)
-        out[first:last, 2:] = codes[:, :16] | (codes[:, 16:] << 4)
+        out[first:last] = packed(*solve(blocks[first:last], weight))
 
     in_parts(run, len(blocks), _CHUNK, threads)
     return out.reshape(*values.shape[:-1], -1)

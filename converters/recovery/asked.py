@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from converters.calibration import positions_of
 from edge_vqa.bundles.manifest import Preprocessing, Prompt
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.engine import Engine, cells_of, room_for
@@ -88,12 +89,12 @@ def collect(
             parts = list(engine.embed(pieces))
             room = engine.lm.n_ctx - sum(map(cells_of, parts)) - 1
             asked = [question_pieces(question.question, prompt) for question in group]
+            tokens = [engine.tokens(pieces) for pieces in asked]
             answered: list[tuple[list[int], list[int]]] = []
-            waiting = iter(asked)
-            while some := list(islice(waiting, _fitting(engine, asked[len(answered) :], room, prompt.max_tokens))):
-                traces = engine.answer_together([parts], [(0, one) for one in some], prompt.max_tokens)
-                tokens = [[t for piece in one for t in engine.lm.tokenize(piece.text, special=piece.special)] for one in some]
-                answered += [(ids, [step.id for step in trace.tokens]) for ids, trace in zip(tokens, traces, strict=True)]
+            while (first := len(answered)) < len(asked):
+                last = first + _fitting([len(one) + prompt.max_tokens for one in tokens[first:]], room)
+                traces = engine.answer_together([parts], [(0, one) for one in asked[first:last]], prompt.max_tokens)
+                answered += zip(tokens[first:last], ([step.id for step in trace.tokens] for trace in traces), strict=True)
             made.append(row(parts, answered))
             done += len(group)
             progress(done)
@@ -102,14 +103,9 @@ def collect(
         engine.close()
 
 
-def _fitting(engine: Engine, asked: Sequence[Sequence[object]], room: int, longest: int) -> int:
-    """How many of the questions fit into the context together, one at least."""
-    taken = 0
-    for number, pieces in enumerate(asked[:TOGETHER]):
-        taken += engine.cells(pieces) + longest  # type: ignore[arg-type]
-        if taken > room:
-            return max(1, number)
-    return min(TOGETHER, len(asked))
+def _fitting(cells: Sequence[int], room: int) -> int:
+    """How many questions of so many cells, answers included, fit into the context together: one at least."""
+    return max(1, sum(taken <= room for taken in accumulate(cells[:TOGETHER])))
 
 
 def row(parts: Sequence[Part], answered: Sequence[tuple[list[int], list[int]]]) -> Shown:
@@ -117,16 +113,11 @@ def row(parts: Sequence[Part], answered: Sequence[tuple[list[int], list[int]]]) 
     tokens: list[int] = []
     images, positions, place = [], [], 0
     for part in parts:
-        n = cells_of(part)
+        own, place = positions_of(part, place)
+        positions.append(own)
         if isinstance(part, ImageTokens):
             images.append(part.embeddings)
-            plain = np.tile(np.arange(n), (4, 1))
-            positions.append(place + (plain if part.positions is None else part.positions))
-            place += part.n_positions
-        else:
-            positions.append(np.tile(np.arange(place, place + n), (4, 1)))
-            place += n
-        tokens += [IMAGE] * n if isinstance(part, ImageTokens) else part
+        tokens += [IMAGE] * cells_of(part) if isinstance(part, ImageTokens) else part
     segment = [0] * len(tokens)
     places: list[int] = []
     said: list[int] = []
@@ -139,7 +130,7 @@ def row(parts: Sequence[Part], answered: Sequence[tuple[list[int], list[int]]]) 
         question += [number] * len(answer)
         tokens += following
         segment += [number + 1] * len(following)
-        positions.append(np.tile(np.arange(place, place + len(following)), (4, 1)))
+        positions.append(positions_of(following, place)[0])
     return Shown(
         torch.tensor(tokens),
         torch.from_numpy(np.concatenate(images)).half(),

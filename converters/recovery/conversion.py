@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 
 from converters.files import writer
-from converters.files.parts import Half, Kept
+from converters.files.parts import Half
 from converters.files.writer import Entry
 from converters.method import lm_entries, parse_quant
 from converters.options import Options, Progress
@@ -64,9 +63,8 @@ def apply(
                     gguf, tower, backend, model.preprocessing, model.prompt, questions, options.threads,
                     lambda done: progress("asking the teacher", done, len(questions)),
                 )  # fmt: skip
-            torch.save([vars(row) for row in rows], kept.with_suffix(".part"))
-            kept.with_suffix(".part").replace(kept)
-        rows = [Shown(**row) for row in torch.load(kept, weights_only=True)]
+            training.save([vars(row) for row in rows], kept)
+        rows = [Shown(**row) for row in training.load(kept)]
         torch.set_num_threads(options.threads)
         student, recovered = training.recover(
             lm,
@@ -104,7 +102,7 @@ def _teacher(model: Model, lm: Half, options: Options) -> Iterator[tuple[Half, s
         return
     with opened(options.teacher, replace(options, mmproj=None)) as other:
         for what in ("general.architecture", "tokenizer.ggml.tokens"):
-            if _value(other.lm, what) != _value(lm, what):
+            if other.lm.value(what) != lm.value(what):
                 raise EdgeVqaError(
                     f"the teacher has another {'vocabulary' if 'tokens' in what else 'architecture'} than the student",
                     "give the model that the student was made from",
@@ -112,9 +110,3 @@ def _teacher(model: Model, lm: Half, options: Options) -> Iterator[tuple[Half, s
         if other.lm.number("embedding_length") != lm.number("embedding_length"):
             raise EdgeVqaError("the teacher has image tokens of another width than the student", "give one of the same width")
         yield other.lm, other.key
-
-
-def _value(lm: Half, key: str) -> str:
-    found = lm.metadata.get(key)
-    found = found.value if isinstance(found, Kept) else found
-    return json.dumps(found, default=str)

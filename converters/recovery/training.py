@@ -30,6 +30,7 @@ from converters.files.writer import Coder
 from converters.options import Progress
 from converters.recovery.asked import Shown, batches
 from converters.recovery.student import Free, Held, Lm, Student, teacher
+from edge_vqa.border.whole import write_whole
 from edge_vqa.errors import EdgeVqaError
 
 STATES, CALIBRATION = 0.3, 1.0
@@ -42,7 +43,6 @@ SETTLED = 20  # steps between two roundings
 HOLD = 0.8  # of the time weights learn, for the rest gains
 LOOKS = 6  # at what is held back
 DIVERGED = 2.0  # times the KL before
-WAYS = ("weights", "gains")
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,8 @@ class Training:
         self.held_back, self.taught = order[:held], order[held:]
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.latest, self.best = folder / f"latest-{name}.pt", folder / f"best-{name}.pt"
-        self.step, self.spent, self.looks = 0, 0.0, [math.inf]
+        self.step, self.spent = 0, 0.0
+        self.looks: list[float] = []
         self.before = self.after = (math.inf, math.inf)
         self.holding = way == "gains"
 
@@ -194,9 +195,9 @@ class Training:
         """KL and distance of MaxProb on what is held back, rounded as it would be stored."""
         self.student.settle()
         kl, away = [], []
-        for numbers in batches(self.rows, TOKENS, range(len(self.held_back))):
+        for numbers in batches(self.rows, TOKENS, self.held_back):
             with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
-                told = compared(self.student, self.master, [self.held_back[n] for n in numbers], self.rows)
+                told = compared(self.student, self.master, numbers, self.rows)
             kl.append(told.kl)
             away.append((told.student - told.teacher).abs())
         return float(torch.cat(kl).mean()), float(torch.cat(away).mean())
@@ -229,7 +230,7 @@ class Training:
             kl = self.learn(numbers, optimiser, factor)
             self.step, since = self.step + 1, since + 1
             diverged = not math.isfinite(kl)
-            if not diverged and spent > (len(self.looks) - 1) / LOOKS * self.whole:
+            if not diverged and spent > len(self.looks) / LOOKS * self.whole:
                 seen = self.look()
                 self.judge(seen)
                 notice(f"{spent / 60:.1f} minutes, {self.step} steps: KL {seen[0]:.4f}, MaxProb off by {seen[1]:.3f}")
@@ -246,9 +247,9 @@ class Training:
 
     def judge(self, seen: tuple[float, float]) -> None:
         """Keep this state if it is the best so far."""
-        if seen[0] < min(self.looks):
+        if seen[0] < min(self.looks, default=math.inf):
             self.after = seen
-            _save({"holding": self.holding, "student": self.state()}, self.best)
+            save({"holding": self.holding, "student": self.state()}, self.best)
         self.looks.append(seen[0])
 
     def state(self) -> dict[str, Any]:
@@ -273,13 +274,13 @@ class Training:
 
     def keep(self, optimiser: torch.optim.Optimizer) -> None:
         about = {name: getattr(self, name) for name in ("step", "spent", "looks", "before", "after", "holding")}
-        _save(about | {"student": self.state(), "optimiser": optimiser.state_dict()}, self.latest)
+        save(about | {"student": self.state(), "optimiser": optimiser.state_dict()}, self.latest)
 
     def go_on(self) -> torch.optim.Optimizer:
         """From the latest state, if one was left."""
         if not (self.latest.is_file() and self.best.is_file()):
             return self.optimiser()
-        stored = _load(self.latest)
+        stored = load(self.latest)
         self.restore(stored["student"], stored["holding"])
         for name in ("step", "spent", "looks", "before", "after"):
             setattr(self, name, stored[name])
@@ -289,21 +290,21 @@ class Training:
 
     def restored(self) -> Student:
         """The student in its best state."""
-        best = _load(self.best)
+        best = load(self.best)
         if self.holding and not best["holding"]:  # it was better while weights learned
             self.student, self.holding = self._new(), False
         self.restore(best["student"], best["holding"])
         return self.student
 
 
-def _save(state: dict[str, Any], path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+def save(state: Any, path: Path) -> None:
+    """Tensors, numbers and strings, whole or not at all."""
+    write_whole(path, lambda stream: torch.save(state, stream))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load(path: Path) -> Any:
+    """What `save` wrote; nothing in it is executed."""
     try:
-        return dict(torch.load(path, weights_only=True))
-    except Exception:
+        return torch.load(path, weights_only=True)
+    except Exception:  # whatever damaged bytes do to a reader of zip files
         raise EdgeVqaError(f"{path} is damaged", "remove it, and recover again") from None

@@ -160,7 +160,7 @@ class Engine:
         self._prefix = None
         self.lm.clear()
         prefixes = self._prefill(pictures)
-        tokens = [self._tokens(pieces) for _, pieces in asked]
+        tokens = [self.tokens(pieces) for _, pieces in asked]
         needed = sum(prefix.cells for prefix in prefixes) + sum(map(len, tokens))
         if len(asked) > 1:
             self._room(needed + max_tokens * len(asked), "a round of questions")
@@ -202,7 +202,7 @@ class Engine:
 
     def cells(self, pieces: Sequence[Text]) -> int:
         """Cells of the KV cache that a question takes beside its picture's and its answer's."""
-        return len(self._tokens(pieces))
+        return len(self.tokens(pieces))
 
     def score(self, pieces: Sequence[Text], answer: Sequence[int]) -> npt.NDArray[np.float32]:
         """Log-probabilities [len(answer), n_vocab] before each token of a given answer to a question on the open picture."""
@@ -217,7 +217,8 @@ class Engine:
         rows -= np.log(np.exp(rows, dtype=np.float64).sum(1, keepdims=True)).astype(np.float32)
         return rows
 
-    def _tokens(self, pieces: Sequence[Text]) -> list[int]:
+    def tokens(self, pieces: Sequence[Text]) -> list[int]:
+        """Token ids of a question's pieces."""
         return [token for piece in pieces for token in self.lm.tokenize(piece.text, special=piece.special)]
 
     def _ask(self, pieces: Sequence[Text], max_tokens: int) -> _Draft:
@@ -225,7 +226,7 @@ class Engine:
         prefix = self._prefix
         if prefix is None:
             raise EdgeVqaError("no picture is open", "open one first")
-        tokens = self._tokens(pieces)
+        tokens = self.tokens(pieces)
         self._room(prefix.cells + len(tokens), "the question")
         self.lm.clear(0, prefix.next)
         if len(tokens) > 1:

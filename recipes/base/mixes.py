@@ -29,12 +29,11 @@ from random import Random
 
 from PIL import Image
 
-from recipes.base import asking, lexicon
+from recipes.base import asking
 from recipes.base.asking import Asked, with_article
 from recipes.base.lexicon import EATEN, KINDS, Thing
-from recipes.base.photos import Photos
-from recipes.base.questions import OUT, Builder, accepted, others_photos, shop_photos, some
-from recipes.base.sights import BUILD, SHOPS, thing_of
+from recipes.base.questions import OUT, Builder, accepted, all_things, others_photos, shop_photos, some
+from recipes.base.sights import SHOPS
 from recipes.mini import reliability
 from recipes.mini.conversation import ENDINGS, OPENINGS
 from recipes.mini.ood import CORRUPTIONS, spoil
@@ -137,7 +136,7 @@ def test_photos(data: Path, photos: Path) -> list[tuple[str, bytes, Thing]]:
     return found[:PICTURES]
 
 
-def tests(data: Path, photos: Path, everything: list[Thing]) -> None:
+def tests(data: Path, photos: Path, things: list[Thing]) -> None:
     plain, talk, tricks, spoiled = (Builder(f"{name}_test") for name in ("plain", "conversation", "adversarial", "corrupted"))
     rng = Random("mixes of wordings")
 
@@ -145,15 +144,15 @@ def tests(data: Path, photos: Path, everything: list[Thing]) -> None:
         return [(kind, question, accepted(kind, answer, thing, source == "others")) for kind, question, answer in asked]
 
     for source, jpeg, thing in test_photos(data, photos):
-        asked = some(asking.ask(thing, everything, rng, "test", 20, polite=0.0), EACH, rng)
+        asked = some(asking.ask(thing, things, rng, "test", 20, polite=0.0), EACH, rng)
         path = plain.add(jpeg, judged(source, thing, asked))
-        polite = some(asking.ask(thing, everything, rng, "test", 20, polite=1.0), EACH, rng)
+        polite = some(asking.ask(thing, things, rng, "test", 20, polite=1.0), EACH, rng)
         talk.add(path, judged(source, thing, [(kind, talked(question, rng), answer) for kind, question, answer in polite]))
-        tricks.add(path, judged(source, thing, rng.sample(tricky(thing, everything, rng), EACH)))
+        tricks.add(path, judged(source, thing, rng.sample(tricky(thing, things, rng), EACH)))
         photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
         photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
         corruption, severity = rng.choice(CORRUPTIONS["test"]), rng.randint(1, 5)
-        again = some(asking.ask(thing, everything, rng, "test", 20, polite=0.0), EACH, rng)
+        again = some(asking.ask(thing, things, rng, "test", 20, polite=0.0), EACH, rng)
         spoiled.add(
             spoil(photo, corruption, severity, rng), judged(source, thing, again), corruption=f"{corruption} {severity}"
         )
@@ -171,7 +170,7 @@ def foreign() -> None:
     print(f"foreign_test: {len(lines)} questions", flush=True)
 
 
-def recovering(data: Path, photos: Path, everything: list[Thing]) -> None:
+def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
     made, rng = Builder("recover"), Random("recover")
 
     def shown() -> Iterator[tuple[bytes, Thing]]:
@@ -180,7 +179,7 @@ def recovering(data: Path, photos: Path, everything: list[Thing]) -> None:
             yield from rng.sample(found, min(len(found), RECOVER[name]))
 
     for jpeg, thing in shown():
-        asked = asking.ask(thing, everything, rng, "train", RECOVER_EACH)
+        asked = asking.ask(thing, things, rng, "train", RECOVER_EACH)
         questions = [(kind, question, []) for kind, question, _ in asked]
         if rng.random() < 0.2:
             photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
@@ -200,12 +199,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with grocery.zip and clothing.zip")
     parser.add_argument("--photos", type=Path, required=True, help="folder of others' photos of ImageNet classes")
     arguments = parser.parse_args()
-    things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    goods = [thing_of(photo) for shop in SHOPS for photo in Photos(arguments.data / f"{shop}.zip").listed]
-    everything = [*things, *dict.fromkeys(goods)]
-    tests(arguments.data, arguments.photos, everything)
+    things = all_things(arguments.data)
+    tests(arguments.data, arguments.photos, things)
     foreign()
-    recovering(arguments.data, arguments.photos, everything)
+    recovering(arguments.data, arguments.photos, things)
 
 
 if __name__ == "__main__":

@@ -183,18 +183,22 @@ def everyday(folder: Path) -> None:
     made.close()
 
 
+def all_things(data: Path) -> list[Thing]:
+    """All that can be seen: ImageNet's classes and what shops sell. data: folder with grocery.zip and clothing.zip."""
+    goods = [thing_of(photo) for shop in SHOPS for photo in Photos(data / f"{shop}.zip").listed]
+    return [*lexicon.imagenet(BUILD / "imagenet_synsets.txt"), *dict.fromkeys(goods)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with grocery.zip and clothing.zip")
     parser.add_argument("--photos", type=Path, required=True, help="folder of others' photos of ImageNet classes")
     parser.add_argument("--everyday", type=Path, required=True, help="folder with packt, plasma, azure, lab (the model card)")
     arguments = parser.parse_args()
-    things = lexicon.imagenet(BUILD / "imagenet_synsets.txt")
-    goods = [thing_of(photo) for shop in SHOPS for photo in Photos(arguments.data / f"{shop}.zip").listed]
-    everything = [*things, *dict.fromkeys(goods)]
+    things = all_things(arguments.data)
     for name in ("selector", "calibration"):
-        gate(name, arguments.data, arguments.photos, everything)
-    tests(arguments.data, arguments.photos, everything)
+        gate(name, arguments.data, arguments.photos, things)
+    tests(arguments.data, arguments.photos, things)
     everyday(arguments.everyday)
 
 

@@ -114,7 +114,8 @@ def main() -> None:
     parser.add_argument("--type", default="q4_0")
     arguments = parser.parse_args()
     lm = parts.from_gguf(store.read(arguments.bundle).files["lm"])
-    rows = [Shown(**row) for row in torch.load(arguments.asked, weights_only=True)[:PICTURES]]
+    known = training.load(arguments.asked)  # sorted by where pictures come from
+    rows = [Shown(**row) for row in known[:: max(1, len(known) // PICTURES)][:PICTURES]]
     coder = coder_of(parse_quant(arguments.type), arguments.type, 2)
     matrices = {name: part for name, part in lm.tensors.items() if len(part.shape) > 1}
     rounded = {name: torch.from_numpy(ggml.dequantise(coder(part.read()), arguments.type)) for name, part in matrices.items()}

@@ -4,7 +4,7 @@
 
 The bf16 reference (`reference.py`) in every precision and by every method; each answers the mixes of `mixes.py`. Bundles,
 traces, Selectors and cells are kept in build/base/study: what is there is not computed again. Writes recipes/base/study.md, all
-tables, docs/study.png, and docs/study.md between its marks.
+tables, docs/study-base.png, and docs/study.md between its marks; a table that has no mark there is printed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from edge_vqa.work import questions as files
 from recipes.base import bundle as recipe
 from recipes.base import reference
 from recipes.base.questions import OUT
-from selector_onnx import study, tables
-from selector_onnx.study import BASELINE_SELECTOR, MAXPROB, SELECTOR, TEMPERATURE, Study
+from selector_onnx import plots, study, tables
+from selector_onnx.study import MAXPROB, Study
 from selector_onnx.study_config import Config, Data, Entry, Mix
 
 FOLDER, REPORT, PAGE, PLOT = (
     Path("build/base/study"),
     Path("recipes/base/study.md"),
     Path("docs/study.md"),
-    Path("docs/study.png"),
+    Path("docs/study-base.png"),
 )
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
 MINUTES = 15  # of each recovery
@@ -81,7 +81,7 @@ BUNDLES = (
     Made("recovered-q3", "int3", "eight levels, recovered", "rtn3:q4_0", by="weights"),
     Made("rtn-q2_k", "int4 and 2", "RTN q2_k", "rtn:q2_k"),
 )
-BASELINE, ROUNDED, MAIN = "bf16", "rtn-q4_k_xs", "recovered-q4"
+BASELINE, MAIN = "bf16", "recovered-q4"
 SETS = {name: f"{name}_test.jsonl" for name in ("corrupted", "conversation", "adversarial", "foreign")}
 
 
@@ -111,7 +111,7 @@ def _say(line: str) -> None:
 
 
 def config() -> Config:
-    folder = Path("../../questions")
+    folder = Path("../questions")
     return Config(
         name="the base model",
         data=Data(
@@ -119,9 +119,9 @@ def config() -> Config:
             id=str(folder / "plain_test.jsonl"),
             calibration=str(folder / "calibration.jsonl"),
         ),
-        bundle=tuple(Entry(f"../{one.folder}", one.precision, one.method, one.own) for one in BUNDLES),
-        baseline=f"../{BASELINE}",
-        main=f"../{MAIN}",
+        bundle=tuple(Entry(one.folder, one.precision, one.method, one.own) for one in BUNDLES),
+        baseline=BASELINE,
+        main=MAIN,
         mixes=(0, 50, 100),
         ood={name: str(folder / file) for name, file in SETS.items()},
     )
@@ -163,10 +163,6 @@ def speeds(missing: list[Bundle]) -> dict[str, object]:
 # -- tables ------------------------------------------------------------------------------------------------------------------
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *rows))
-
-
 def figure(values: dict[str, float], factor: float, digits: int) -> str:
     return tables.shown(Figure(**values), factor, digits)
 
@@ -184,7 +180,7 @@ def sizes(bundles: Sequence[Bundle], whole: int) -> str:
             figure(kl[key]["kl"], 1000, 1), figure(kl[key]["same"], 100, 1),
         ])  # fmt: skip
     header = ["LM", "bits a weight", "LM, MB", "bundle, MB", "prompt, tokens/s", "answer, tokens/s"]
-    return table([*header, "KL, 1e-3 nats", "same answers, %"], rows)
+    return tables.table([*header, "KL, 1e-3 nats", "same answers, %"], rows)
 
 
 def ends(made: Study) -> tuple[Mix, ...]:
@@ -194,36 +190,40 @@ def ends(made: Study) -> tuple[Mix, ...]:
 
 def against(made: Study, name: str, factor: float, digits: int) -> str:
     """A figure of MaxProb on every set, less bf16's."""
-    base = f"../{BASELINE}"
     rows = []
     for entry in made.config.bundle:
-        cells = [(made.cells[entry.folder, MAXPROB, mix], made.cells[base, MAXPROB, mix]) for mix in ends(made)]
+        cells = [(made.cells[entry.folder, MAXPROB, mix], made.cells[BASELINE, MAXPROB, mix]) for mix in ends(made)]
         shown = [
-            tables.shown(own.figure(name), factor, digits) if entry.folder == base
+            tables.shown(own.figure(name), factor, digits) if entry.folder == BASELINE
             else tables.shown(own.minus(theirs, name), factor, digits, sign=True)
             for own, theirs in cells
         ]  # fmt: skip
         rows.append([entry.label, *shown])
-    return table(["LM", *(mix.ood or "plain" for mix in ends(made))], rows)
+    return tables.table(["LM", *(mix.ood or "plain" for mix in ends(made))], rows)
 
 
 def trusted(made: Study, name: str, factor: float, digits: int) -> str:
     """A figure of MaxProb, temperature and Selectors, of the bundles that have a Selector of their own."""
-    names = {MAXPROB: "MaxProb", TEMPERATURE: "temperature", BASELINE_SELECTOR: "Selector of bf16", SELECTOR: "Selector"}
     rows = []
     for entry in made.config.bundle:
-        for confidence, title in names.items():
+        for confidence, title in tables.NAMES.items():
             if entry.selector and (entry.folder, confidence, made.config.measured[0]) in made.cells:
                 cells = [made.cells[entry.folder, confidence, mix] for mix in made.config.measured]
-                rows.append([entry.label, title, *(tables.shown(cell.figure(name), factor, digits) for cell in cells)])
-    return table(["LM", "confidence", *map(str, made.config.measured)], rows)
+                rows.append(
+                    [
+                        entry.label,
+                        title.format(baseline=BASELINE),
+                        *(tables.shown(cell.figure(name), factor, digits) for cell in cells),
+                    ]
+                )
+    return tables.table(["LM", "confidence", *map(str, made.config.measured)], rows)
 
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     bundles = make()
     results = FOLDER / "results"
-    made = study.run(config(), results, results, progress=_progress)
+    made = study.run(config(), FOLDER, results, progress=lambda step, done, total: _say(f"{step}: {done} of {total}"))
     whole = next(bundle.bytes for one, bundle in zip(BUNDLES, bundles, strict=True) if not one.eight)
     parts = {
         "sizes": sizes(bundles, whole),
@@ -236,6 +236,7 @@ def main() -> None:
     }
     write_bytes(REPORT, tables.markdown(made).encode())
     write_bytes(results / "study.json", tables.as_json(made).encode())
+    write_bytes(PLOT, plots.figure(made))
     page = PAGE.read_text()
     for name, text in parts.items():
         page, found = re.subn(
@@ -244,15 +245,6 @@ def main() -> None:
         if not found:
             print(f"\n{name}\n\n{text}")
     write_bytes(PAGE, page.encode())
-
-
-_last = [""]
-
-
-def _progress(step: str, done: int, total: int) -> None:
-    if (line := f"{step}: {done} of {total}") != _last[0]:
-        _last[0] = line
-        _say(line)
 
 
 if __name__ == "__main__":

@@ -392,6 +392,7 @@ def test_the_smallest_bundle_is_taken_that_answers_about_as_many() -> None:
             "bytes": size,
         }
         each = {"accuracy_each": right, "kl_each": right, "same_each": right, "confidence_each": confidence}
+        each["coverages"] = comparison._coverages(confidence, right, pictures, 0.1)
         about = {"quantisation": "rtn:q4_0", "vision": "f16", "bits_per_weight": 4.5, "lm_bytes": size}
         return comparison.Row(name=name, **about, **own, **each, accuracy=none, kl=none, same=none)  # type: ignore[arg-type]
 
@@ -402,9 +403,9 @@ def test_the_smallest_bundle_is_taken_that_answers_about_as_many() -> None:
         row("blind", 10, rng.uniform(size=n)),
         row("none", 5, sure, fits=False),
     ]
-    taken = comparison.choice(rows, pictures, 0.1)
+    taken = comparison.choice(rows)
     assert taken is not None and taken.name == "near"
-    assert comparison.choice(rows[3:], pictures, 0.1) is None
+    assert comparison.choice(rows[3:]) is None
 
 
 def _unlabelled(folder: Path) -> Path:
