@@ -18,6 +18,8 @@ from edge_vqa.errors import EdgeVqaError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from converters.options import Recovery
+
 COMMANDS = ("convert", "inspect", "compare")
 
 
@@ -112,11 +114,15 @@ def convert(
             help="Train back in what rounding lost, the float model as teacher: pictures and questions, no answers.",
         ),
     ] = None,
-    recover_minutes: Annotated[float, typer.Option(metavar="N", help="How long.")] = 30,
+    recover_minutes: Annotated[float | None, typer.Option(metavar="N", help="How long it learns (default: 30).")] = None,
     recover_by: Annotated[
-        str,
-        typer.Option(metavar="weights|gains", help="What learns: weights, or scales of blocks alone (less memory, less gain)."),
-    ] = "weights",
+        str | None,
+        typer.Option(
+            metavar="weights|gains|closed-form",
+            help="What learns: weights (the default), scales of blocks alone (less memory, less gain), or nothing: scales are"
+            " solved for, in a minute.",
+        ),
+    ] = None,
     recover_state: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep the teacher's answers here, for recoveries into other types (default: not)."),
@@ -155,12 +161,7 @@ def convert(
         vision_backend=vision_backend,
         onnx_type=onnx_type,
         calibration=calibration,
-        recover=recover,
-        recover_by=recover_by,
-        recover_minutes=recover_minutes,
-        recover_state=recover_state,
-        teacher=teacher,
-        notice=terminal.say,
+        recover=_recovery(recover, by=recover_by, minutes=recover_minutes, state=recover_state, teacher=teacher),
         mmproj=mmproj,
         chat_template=template.read(chat_template),
         name=name,
@@ -178,11 +179,23 @@ def convert(
     if vision_type == "q4_0":
         terminal.tell("edge-vqa-convert: a q4_0 vision tower costs accuracy on most models; compare it with q8_0")
     with _progress() as report:
-        manifest = convert(checkpoint, output, options, report)
+        manifest = convert(checkpoint, output, options, report, terminal.say)
     size = sum(file.bytes for file in manifest.files.values()) / 1e6
     quantisation = manifest.quantisation
     terminal.say(f"{output}: {size:.2f} MB, {quantisation.bits_per_weight:.2f} bits a weight in the LM")
     terminal.say(f'try it: edge-vqa ask photo.jpg "what is this?" --model {output}')
+
+
+def _recovery(questions: Path | None, **chosen: Any) -> Recovery | None:
+    """chosen: fields of a Recovery; None leaves the default."""
+    from converters.options import Recovery
+
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if questions is not None:
+        return Recovery(questions, **given)
+    if given:
+        raise EdgeVqaError("recovery needs pictures and questions to learn from", "give --recover QUESTIONS.jsonl")
+    return None
 
 
 @app.command(

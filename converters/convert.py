@@ -28,16 +28,25 @@ from edge_vqa.errors import EdgeVqaError
 _FTYPES = rtn.FLOATS | {name: number for name, (_, number, _) in rtn.TYPES.items()}  # general.file_type
 
 
-def convert(source: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None) -> Manifest:
+def convert(
+    source: Path,
+    output: Path,
+    options: Options,
+    progress: Progress = lambda step, done, total: None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Manifest:
     """Convert a checkpoint folder or a gguf pair into a bundle folder, and return its manifest.
 
-    Everything is written beside `output` under a temporary name and renamed at the end. Raises EdgeVqaError.
+    Everything is written beside `output` under a temporary name and renamed at the end. notice: is told, line by line, what
+    recovery comes to. Raises EdgeVqaError.
     """
     if options.quant == "keep":
+        if options.recover is not None:
+            raise EdgeVqaError("a gguf that is kept as it is cannot be recovered", "choose a type: --quant rtn:q4_k_xs")
         return _keep(source, output, options)
     _check_options(options)
     with opened(source, options) as model:
-        manifest = write(model, source, output, options, progress)
+        manifest = write(model, source, output, options, progress, notice)
     if not (source.suffix == ".gguf" or list(source.glob("*.gguf"))):  # made here, every number of it
         admission.keep(store.read(output))
     return manifest
@@ -52,13 +61,14 @@ def _check_options(options: Options) -> None:
         raise EdgeVqaError(f"a vision backend {options.vision_backend!r} is unknown", f"use one of {known}")
     if options.vision_backend != "mtmd" and importlib.util.find_spec("onnx") is None:
         raise EdgeVqaError("onnx is not installed", 'pip install "edge-vqa[convert]"')
-    if options.recover_by not in RECOVER_BY:
-        known = ", ".join(RECOVER_BY)
-        raise EdgeVqaError(f"recovery by {options.recover_by!r} is unknown", f"use one of {known}")
-    if options.recover is not None and method.type in FLOATS:
-        raise EdgeVqaError(f"nothing is lost in {method.type}, there is nothing to recover", "choose a type of fewer bits")
-    if options.recover_minutes <= 0:
-        raise EdgeVqaError("recovery takes a while", "give --recover-minutes 30")
+    if options.recover is not None:
+        if options.recover.by not in RECOVER_BY:
+            known = ", ".join(RECOVER_BY)
+            raise EdgeVqaError(f"recovery by {options.recover.by!r} is unknown", f"use one of {known}")
+        if method.type in FLOATS:
+            raise EdgeVqaError(f"nothing is lost in {method.type}, there is nothing to recover", "choose a type of fewer bits")
+        if options.recover.minutes <= 0:
+            raise EdgeVqaError("recovery takes a while", "give --recover-minutes 30")
     if method.calibrated and options.calibration is None:
         raise EdgeVqaError(f"{method.name} needs questions to calibrate on", "give --calibration QUESTIONS.jsonl")
     if (method.calibrated or options.recover) and importlib.util.find_spec("torch") is None:
@@ -67,7 +77,12 @@ def _check_options(options: Options) -> None:
 
 
 def write(
-    model: Model, source: Path, output: Path, options: Options, progress: Progress = lambda step, done, total: None
+    model: Model,
+    source: Path,
+    output: Path,
+    options: Options,
+    progress: Progress = lambda step, done, total: None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Manifest:
     """Quantise an opened model into a bundle folder; `source` only names it in the manifest."""
     method = parse_quant(options.quant)
@@ -92,8 +107,9 @@ def write(
         if options.recover is not None:
             from converters.recovery import conversion
 
-            entries, recovered = conversion.apply(model, half, entries, tower, backend, output, options, progress)
-            options.notice(str(recovered))
+            told = (progress, notice)
+            entries, recovered = conversion.apply(model, half, entries, tower, backend, output, options, *told)
+            notice(str(recovered))
         _write(lm, meta, entries, "language model", progress)
         quantisation = Quantisation(
             method.name + ("+recovered" if options.recover else ""),

@@ -10,8 +10,20 @@ from edge_vqa.bundles import manifest as manifests
 
 VISION_BACKENDS = {name: (role,) for name, role in manifests.BACKENDS.items()} | {"both": manifests.TOWERS}  # -> roles of files
 VISION_TYPES = ("f32", "f16", "q8_0", "q4_0")  # never bf16: some runtimes cannot read it there
-RECOVER_BY = ("weights", "gains")
+RECOVER_BY = ("weights", "gains", "closed-form")
 Progress = Callable[[str, int, int], None]  # step, parts done, parts in all
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What the user chose of a recovery. questions: a file, answers are not needed. state: a folder for the teacher's answers,
+    which stay there. teacher: other than the source."""
+
+    questions: Path
+    by: str = "weights"
+    minutes: float = 30.0
+    state: Path | None = None
+    teacher: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -36,9 +48,4 @@ class Options:
     chat_template: str | None = None  # replaces the checkpoint's
     mmproj: Path | None = None  # of a gguf pair
     calibration: Path | None = None  # QUESTIONS.jsonl
-    recover: Path | None = None  # QUESTIONS.jsonl, without answers
-    recover_by: str = "weights"
-    recover_minutes: float = 30.0
-    recover_state: Path | None = None  # a folder for the teacher's answers, which stay there
-    teacher: Path | None = None  # of recovery, other than the source
-    notice: Callable[[str], None] = lambda line: None  # is told what recovery came to
+    recover: Recovery | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,9 +19,10 @@ from converters.files.parts import Half
 from converters.files.writer import Entry
 from converters.method import lm_entries, parse_quant
 from converters.options import Options, Progress
-from converters.recovery import asked, training
+from converters.recovery import asked, closed_form, training
 from converters.recovery.asked import Shown
-from converters.recovery.training import Recovered
+from converters.recovery.student import Student
+from converters.recovery.training import Recovered, Teacher, Training
 from converters.source import Model, opened
 from edge_vqa.bundles import store
 from edge_vqa.errors import EdgeVqaError
@@ -37,20 +38,22 @@ def apply(
     output: Path,
     options: Options,
     progress: Progress,
+    notice: Callable[[str], None],
 ) -> tuple[list[Entry], Recovered]:
     """lm, entries: as they would be written without recovery. tower, backend: what the bundle sees with. Whoever is interrupted
-    goes on from a folder beside `output`, or from `options.recover_state`."""
-    assert options.recover is not None
-    questions = files.read(options.recover)
+    goes on from a folder beside `output`, or from that which was chosen."""
+    chosen = options.recover
+    assert chosen is not None
+    questions = files.read(chosen.questions)
     asked.grouped(questions)
-    folder = options.recover_state or output.parent / f".{output.name}.recovery"
+    folder = chosen.state or output.parent / f".{output.name}.recovery"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EdgeVqaError(f"{folder} cannot be made ({error.strerror})", "choose another folder") from None
     with _teacher(model, lm, options) as (master, name):
         key = repr(
-            (name, store.sha256(options.recover), store.sha256(tower), asdict(model.prompt), asdict(model.preprocessing))
+            (name, store.sha256(chosen.questions), store.sha256(tower), asdict(model.prompt), asdict(model.preprocessing))
         )
         kept = folder / f"asked-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         if not kept.is_file():
@@ -66,21 +69,16 @@ def apply(
             training.save([vars(row) for row in rows], kept)
         rows = [Shown(**row) for row in training.load(kept)]
         torch.set_num_threads(options.threads)
-        student, recovered = training.recover(
-            lm,
-            master,
-            {entry.name: entry.type for entry in entries},
-            {entry.name: entry.coder for entry in entries},
-            rows,
-            way=options.recover_by,
-            minutes=options.recover_minutes,
-            folder=folder,
-            key=repr((key, options.quant, options.recover_by, options.recover_minutes, [entry.type for entry in entries])),
-            progress=progress,
-            notice=options.notice,
-        )
+        types, coders = {entry.name: entry.type for entry in entries}, {entry.name: entry.coder for entry in entries}
+        if chosen.by == "closed-form":
+            student, recovered = closed_form.recover(Student(lm, types, coders, held=True), Teacher(master), rows, progress)
+        else:
+            key = repr((key, options.quant, chosen.by, chosen.minutes, list(types.values())))
+            student, recovered = Training(
+                lm, master, types, coders, rows, way=chosen.by, minutes=chosen.minutes, folder=folder, key=key
+            ).run(progress, notice)
     stored = dict(student.stored())
-    if options.recover_state is None:
+    if chosen.state is None:
         shutil.rmtree(folder)
     return [_as_stored(entry, stored.get(entry.name)) for entry in entries], recovered
 
@@ -97,10 +95,11 @@ def _as_stored(entry: Entry, data: np.ndarray[Any, Any] | None) -> Entry:
 @contextmanager
 def _teacher(model: Model, lm: Half, options: Options) -> Iterator[tuple[Half, str]]:
     """The float LM that teaches, and what tells it from others."""
-    if options.teacher is None:
+    assert options.recover is not None
+    if options.recover.teacher is None:
         yield model.lm, model.key
         return
-    with opened(options.teacher, replace(options, mmproj=None)) as other:
+    with opened(options.recover.teacher, replace(options, mmproj=None)) as other:
         for what in ("general.architecture", "tokenizer.ggml.tokens"):
             if other.lm.value(what) != lm.value(what):
                 raise EdgeVqaError(

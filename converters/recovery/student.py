@@ -12,7 +12,7 @@ The codes of the embedding table and of the output matrix are held always.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -141,15 +141,17 @@ class Lm(nn.Module):  # type: ignore[misc]
             for short, key in self.layers[number].items()
         }
 
-    def forward(self, rows: list[Shown]) -> Tensor:
-        """States after the last norm, [tokens of all rows, hidden]."""
+    def entering(self, rows: Sequence[Shown]) -> tuple[Tensor, Tensor, Spans]:
+        """What the first layer gets, [tokens of all rows, hidden]; the tokens' angles; which sees which."""
         tokens = torch.cat([row.tokens for row in rows])
-        table = self.matrices[_key(TABLES[0])]
         shown = tokens == IMAGE
-        x = table.rows(tokens.clamp_min(0))
+        x = self.matrices[_key(TABLES[0])].rows(tokens.clamp_min(0))
         x = x.masked_scatter(shown[:, None], torch.cat([row.image.float() for row in rows]))
-        angles = self.decoder.angles(torch.cat([row.positions for row in rows], 1))
-        spans: Spans = [row.seen() for row in rows]
+        return x, self.decoder.angles(torch.cat([row.positions for row in rows], 1)), [row.seen() for row in rows]
+
+    def forward(self, rows: Sequence[Shown]) -> Tensor:
+        """States after the last norm, [tokens of all rows, hidden]."""
+        x, angles, spans = self.entering(rows)
         for number in range(self.decoder.layers):
             x = self.decoder.layer(x, self.weights(number), angles, spans=spans)
         return self.decoder.norm(x, self.vectors[_key("output_norm.weight")])

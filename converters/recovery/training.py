@@ -57,9 +57,10 @@ class Recovered:
 
     def __str__(self) -> str:
         (kl, away), (kl_after, away_after) = self.before, self.after
+        how = f"{self.steps} steps" if self.steps else "closed form"
         ended = "; training diverged, and the last good state was kept" if self.diverged else ""
         return (
-            f"recovered in {self.steps} steps: on pictures held back KL {kl:.4f} -> {kl_after:.4f}, MaxProb off by"
+            f"recovered in {how}: on pictures held back KL {kl:.4f} -> {kl_after:.4f}, MaxProb off by"
             f" {away:.3f} -> {away_after:.3f}{ended}"
         )
 
@@ -82,20 +83,20 @@ class Teacher:
     """The float LM. Its states are worked out once and kept, in half precision."""
 
     def __init__(self, lm: Half) -> None:
-        self._lm = teacher(lm)
+        self.lm = teacher(lm)
         self._kept: dict[int, Tensor] = {}
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def states(self, numbers: Sequence[int], rows: Sequence[Shown]) -> Tensor:
         new = [n for n in numbers if n not in self._kept]
         if new:
-            made = self._lm([rows[n] for n in new]).half()
+            made = self.lm([rows[n] for n in new]).half()
             self._kept |= dict(zip(new, made.split([len(rows[n]) for n in new]), strict=True))
         return torch.cat([self._kept[n].float() for n in numbers])
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def logits(self, states: Tensor) -> Tensor:
-        return self._lm.logits(states)
+        return self.lm.logits(states)
 
 
 def compared(student: Lm, master: Teacher, numbers: Sequence[int], rows: Sequence[Shown]) -> Told:
@@ -122,24 +123,23 @@ def compared(student: Lm, master: Teacher, numbers: Sequence[int], rows: Sequenc
     return Told(summed(kl) / count, error.mean(), *maxprob)
 
 
-def recover(
-    lm: Half,
-    master: Half,
-    types: Mapping[str, str],
-    coders: Mapping[str, Coder],
-    rows: Sequence[Shown],
-    *,
-    way: str,
-    minutes: float,
-    folder: Path,
-    key: str,
-    progress: Progress = lambda step, done, total: None,
-    notice: Callable[[str], None] = lambda line: None,
-) -> tuple[Student, Recovered]:
-    """lm: to be quantised to `types` by `coders`; master: who teaches. folder: keeps the state, under `key`, for whoever is
-    interrupted. notice: is told how it goes. Raises EdgeVqaError."""
-    training = Training(lm, master, types, coders, rows, way=way, minutes=minutes, folder=folder, key=key)
-    return training.run(progress, notice)
+def apart(rows: Sequence[Shown]) -> tuple[list[int], list[int]]:
+    """Numbers of the rows that are held back, and of those that are learned from."""
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    held = max(2, min(MOST_HELD_BACK, len(rows) // HELD_BACK))
+    return order[:held], order[held:]
+
+
+def look(student: Student, master: Teacher, rows: Sequence[Shown], numbers: Sequence[int]) -> tuple[float, float]:
+    """KL and distance of MaxProb on some rows, rounded as it would be stored."""
+    student.settle()
+    kl, away = [], []
+    for some in batches(rows, TOKENS, numbers):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast()):
+            told = compared(student, master, some, rows)
+        kl.append(told.kl)
+        away.append((told.student - told.teacher).abs())
+    return float(torch.cat(kl).mean()), float(torch.cat(away).mean())
 
 
 def fast() -> bool:
@@ -148,7 +148,8 @@ def fast() -> bool:
 
 
 class Training:
-    """One recovery; see `recover`."""
+    """One recovery. lm: to be quantised to `types` by `coders`; master: who teaches. folder: keeps the state, under `key`, for
+    whoever is interrupted."""
 
     def __init__(
         self, lm: Half, master: Half, types: Mapping[str, str], coders: Mapping[str, Coder], rows: Sequence[Shown], *,
@@ -157,9 +158,7 @@ class Training:
         self.rows, self.way, self.whole = rows, way, 60 * minutes
         self.master, self._new = Teacher(master), partial(Student, lm, types, coders, held=way == "gains")
         self.student = self._new()
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
-        held = max(2, min(MOST_HELD_BACK, len(rows) // HELD_BACK))
-        self.held_back, self.taught = order[:held], order[held:]
+        self.held_back, self.taught = apart(rows)
         name = hashlib.sha256(key.encode()).hexdigest()[:16]
         self.latest, self.best = folder / f"latest-{name}.pt", folder / f"best-{name}.pt"
         self.step, self.spent = 0, 0.0
@@ -190,21 +189,16 @@ class Training:
         optimiser.step()
         return float(told.kl.detach().mean())
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
     def look(self) -> tuple[float, float]:
-        """KL and distance of MaxProb on what is held back, rounded as it would be stored."""
-        self.student.settle()
-        kl, away = [], []
-        for numbers in batches(self.rows, TOKENS, self.held_back):
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
-                told = compared(self.student, self.master, numbers, self.rows)
-            kl.append(told.kl)
-            away.append((told.student - told.teacher).abs())
-        return float(torch.cat(kl).mean()), float(torch.cat(away).mean())
+        """At what is held back."""
+        return look(self.student, self.master, self.rows, self.held_back)
 
     # -- all of them ------------------------------------------------------------------------------------------------------
 
-    def run(self, progress: Progress, notice: Callable[[str], None]) -> tuple[Student, Recovered]:
+    def run(
+        self, progress: Progress = lambda step, done, total: None, notice: Callable[[str], None] = lambda line: None
+    ) -> tuple[Student, Recovered]:
+        """notice: is told how it goes. Raises EdgeVqaError."""
         optimiser = self.go_on()
         if self.step:
             notice(f"going on after {self.spent / 60:.1f} minutes")

@@ -11,7 +11,7 @@ writes, beside the files of `questions.py`:
 | `conversation_test` | as `plain_test` | as people talk, between an opening and an ending |
 | `adversarial_test` | as `plain_test` | that look like one kind of question and are another |
 | `foreign_test` | drawn by `recipes.trust.foreign`, radiographs | about what is not there: right is only to abstain |
-| `recover` | training photos of shops, the Selector's photos of ImageNet classes, drawings | training wordings; no answers |
+| `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss; no answers |
 
 No picture of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
 them `PICTURES` are drawn with a fixed seed, `EACH` questions a picture in each file.
@@ -41,8 +41,9 @@ from recipes.trust.questions import OUT as STRANGE
 
 PICTURES, EACH = 625, 4
 LONGER_SIDE = 480  # pixels of a photo that is corrupted
-RECOVER = {"grocery": 220, "clothing": 110, "others": 270, "drawn": 150}  # pictures
+RECOVER = {"grocery": 330, "clothing": 170, "others": 400, "drawn": 150}  # pictures
 RECOVER_EACH = 5
+STRANGER = 0.5  # of the photos: one question that was made for another, between an opening and an ending
 WORLDS = (
     *("noise_clouds", "noise_normal", "noise_specks", "colour_plain", "colour_rings", "colour_stripes", "documents_receipt"),
     *("documents_table", "drawings_map", "drawings_scribble", "screens_chart", "screens_window", "radiographs"),
@@ -122,9 +123,9 @@ def tricky(thing: Thing, others: list[Thing], rng: Random) -> list[Asked]:
     return made
 
 
-def talked(question: str, rng: Random) -> str:
+def talked(question: str, rng: Random, part: str = "test") -> str:
     """Between an opening and an ending, or one of them."""
-    opening, ending = rng.choice(OPENINGS["test"]), rng.choice(ENDINGS["test"])
+    opening, ending = rng.choice(OPENINGS[part]), rng.choice(ENDINGS[part])
     return [f"{opening} {question} {ending}", f"{opening} {question}", f"{question} {ending}"][rng.randrange(3)]
 
 
@@ -180,6 +181,9 @@ def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
 
     for jpeg, thing in shown():
         asked = asking.ask(thing, things, rng, "train", RECOVER_EACH)
+        if rng.random() < STRANGER:  # of what the model is not sure of, rounding takes most
+            other, question, _ = rng.choice(asking.ask(rng.choice(things), things, rng, "train", RECOVER_EACH))
+            asked[-1] = (other, talked(question, rng, "selector"), "")
         questions = [(kind, question, []) for kind, question, _ in asked]
         if rng.random() < 0.2:
             photo = Image.open(io.BytesIO(jpeg)).convert("RGB")

@@ -61,7 +61,7 @@ class PartedLm(Lm):
         own = {short: self.rounded.get(f"blk.{number}.{short}") for short in found}
         return found | {short + ROUNDED: values for short, values in own.items() if values is not None}
 
-    def forward(self, rows: list[Shown]) -> Tensor:
+    def forward(self, rows: Sequence[Shown]) -> Tensor:
         self.decoder.which[:] = [torch.cat([self.sort(row) for row in rows])]
         return super().forward(rows)
 
@@ -91,11 +91,8 @@ def ranges(lm: Half, rows: Sequence[Shown]) -> dict[str, tuple[float, float]]:
     at image tokens and at text tokens, medians over layers."""
     float_lm, found = teacher(lm), dict[str, list[tuple[float, float]]]()
     with torch.inference_mode():
-        tokens = torch.cat([row.tokens for row in rows])
-        image = tokens == IMAGE
-        x = float_lm.matrices["token_embd/weight"].rows(tokens.clamp_min(0))
-        x = x.masked_scatter(image[:, None], torch.cat([row.image.float() for row in rows]))
-        angles = float_lm.decoder.angles(torch.cat([row.positions for row in rows], 1))
+        image = torch.cat([row.tokens for row in rows]) == IMAGE
+        x, angles, spans = float_lm.entering(rows)
         after = torch.cat([(row.segment > 0) for row in rows])
 
         def see(name: str, t: Tensor) -> None:
@@ -103,7 +100,7 @@ def ranges(lm: Half, rows: Sequence[Shown]) -> dict[str, tuple[float, float]]:
             found.setdefault(name, []).append(tuple(float(size.max() / size.median()) for size in sizes))  # type: ignore[arg-type]
 
         for number in range(float_lm.decoder.layers):
-            x = float_lm.decoder.layer(x, float_lm.weights(number), angles, see, [row.seen() for row in rows])
+            x = float_lm.decoder.layer(x, float_lm.weights(number), angles, see, spans)
     return {name: tuple(np.median(np.array(each), 0).tolist()) for name, each in found.items()}  # type: ignore[misc]
 
 

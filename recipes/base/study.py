@@ -20,7 +20,7 @@ import numpy as np
 
 from converters.compare import compare
 from converters.convert import convert
-from converters.options import Options
+from converters.options import Options, Recovery
 from edge_vqa.border.whole import write_bytes
 from edge_vqa.bundles import store
 from edge_vqa.bundles.store import Bundle
@@ -74,6 +74,7 @@ BUNDLES = (
     Made("rtn-q4_0", "int4", "RTN q4_0", "rtn:q4_0"),
     Made("rtn-q4_k_xs", "int4", "RTN q4_k_xs", "rtn:q4_k_xs", own=True),
     Made("mbq-q4_k_xs", "int4", "MBQ q4_k_xs", "mbq+rtn:q4_k_xs"),
+    Made("closed-q4_k_xs", "int4", "q4_k_xs, closed form", "rtn:q4_k_xs", by="closed-form"),
     Made("gains-q4_k_xs", "int4", "q4_k_xs, gains recovered", "rtn:q4_k_xs", by="gains"),
     Made("recovered-q4", "int4", "q4_k_xs, recovered", "rtn:q4_k_xs", by="weights", own=True),
     Made("rtn-q3_k_s", "int4 and 3", "RTN q3_k_s", "rtn:q3_k_s"),
@@ -95,14 +96,12 @@ def make() -> list[Bundle]:
         if one.quant is None:
             recipe.write(reference.read(), path, one.folder, "bf16", eight=one.eight)
             continue
-        options = Options(quant=one.quant, licence="Apache-2.0", source="recipes/base", threads=cores(), notice=_say)
+        options = Options(quant=one.quant, licence="Apache-2.0", source="recipes/base", threads=cores())
         if one.quant.startswith("mbq"):
             options = replace(options, calibration=CALIBRATION)
         if one.by:
-            options = replace(
-                options, recover=RECOVER, recover_by=one.by, recover_minutes=MINUTES, recover_state=FOLDER / "state"
-            )
-        convert(FOLDER / BASELINE, path, options)
+            options = replace(options, recover=Recovery(RECOVER, one.by, MINUTES, FOLDER / "state"))
+        convert(FOLDER / BASELINE, path, options, notice=_say)
     return [store.read(FOLDER / one.folder) for one in BUNDLES]
 
 
@@ -236,7 +235,8 @@ def main() -> None:
     }
     write_bytes(REPORT, tables.markdown(made).encode())
     write_bytes(results / "study.json", tables.as_json(made).encode())
-    write_bytes(PLOT, plots.figure(made))
+    size = {one.folder: bundle.bytes / 1e6 for one, bundle in zip(BUNDLES, bundles, strict=True)}
+    write_bytes(PLOT, plots.against_size(made, ends(made), size, [one.folder for one in BUNDLES if one.by]))
     page = PAGE.read_text()
     for name, text in parts.items():
         page, found = re.subn(

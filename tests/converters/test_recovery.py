@@ -16,10 +16,11 @@ from converters.compare import compare
 from converters.convert import convert
 from converters.files import writer
 from converters.method import lm_entries, parse_quant
-from converters.options import Options
-from converters.recovery import asked, training
+from converters.options import RECOVER_BY, Options, Recovery
+from converters.recovery import asked, closed_form, training
 from converters.recovery.asked import Shown
 from converters.recovery.student import SCALES, Student, scaled, teacher
+from converters.recovery.training import Training
 from converters.source import Model, opened
 from edge_vqa import EdgeVqaError
 from edge_vqa.bundles import store
@@ -127,15 +128,15 @@ def test_what_is_stored_is_what_was_trained(model: Model, rows: list[Shown], hel
     assert ((again - states).norm() / states.norm()) < 2e-3
 
 
-@pytest.mark.parametrize("way", ["weights", "gains"])
+@pytest.mark.parametrize("way", RECOVER_BY)
 def test_recovery_brings_a_rounded_lm_nearer_to_the_float_one(
     way: str, bf16: Path, unlabelled: Path, easy_questions: list[Asked], tmp_path: Path
 ) -> None:
     told: list[str] = []
     plain = Options(quant="rtn:q2_k", max_tokens=12, vision_type="f16")
     convert(CHECKPOINT, tmp_path / "plain", plain)
-    recovering = replace(plain, recover=unlabelled, recover_minutes=0.3, recover_by=way, notice=told.append)
-    manifest = convert(CHECKPOINT, tmp_path / "recovered", recovering)
+    recovering = replace(plain, recover=Recovery(unlabelled, way, 0.3))
+    manifest = convert(CHECKPOINT, tmp_path / "recovered", recovering, notice=told.append)
     assert manifest.quantisation.method == "rtn+recovered" and told[-1].startswith("recovered in ")
     assert not list(tmp_path.glob(".recovered*")), "nothing is left beside the bundle"
     lines = [
@@ -163,10 +164,13 @@ def test_an_interrupted_recovery_goes_on(model: Model, rows: list[Shown], tmp_pa
             raise StopHereError
 
     told: list[str] = []
-    how = {"way": "weights", "minutes": 0.2, "folder": tmp_path, "key": "x"}
+
+    def again() -> Training:
+        return Training(model.lm, model.lm, types, coders, rows, way="weights", minutes=0.2, folder=tmp_path, key="x")
+
     with pytest.raises(StopHereError):
-        training.recover(model.lm, model.lm, types, coders, rows, **how, progress=stop)  # type: ignore[arg-type]
-    _, recovered = training.recover(model.lm, model.lm, types, coders, rows, **how, notice=told.append)  # type: ignore[arg-type]
+        again().run(progress=stop)
+    _, recovered = again().run(notice=told.append)
     assert told[0].startswith("going on after ") and recovered.after[0] <= recovered.before[0]
 
 
@@ -176,11 +180,24 @@ def test_of_a_training_that_diverges_the_last_good_state_is_kept(
     monkeypatch.setattr(training, "RATES", {"weights": 10.0, "gains": 10.0, "vectors": 10.0})
     entries = lm_entries(model.lm, parse_quant("rtn:q4_0"), 1, {})
     types, coders = {entry.name: entry.type for entry in entries}, {entry.name: entry.coder for entry in entries}
-    how = {"way": "gains", "minutes": 0.2, "folder": tmp_path, "key": "x"}
-    student, recovered = training.recover(model.lm, model.lm, types, coders, rows, **how)  # type: ignore[arg-type]
+    student, recovered = Training(
+        model.lm, model.lm, types, coders, rows, way="gains", minutes=0.2, folder=tmp_path, key="x"
+    ).run()
     assert recovered.diverged and "last good state was kept" in str(recovered)
     assert recovered.after[0] <= recovered.before[0]
     assert all(torch.isfinite(parameter).all() for parameter in student.parameters())
+
+
+def test_gains_in_closed_form_are_those_of_least_squares() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, values, wanted = (torch.randn(*shape, generator=rng) for shape in ((400, 64), (70, 64), (400, 70)))
+    found = closed_form.gains(values, 2, x.T @ x, x.T @ wanted)
+    for row in (0, 69):  # alone in the last part
+        parts = torch.stack([x[:, half] @ values[row, half] for half in (slice(32), slice(32, 64))], 1)
+        weight = closed_form.RIDGE * parts.square().sum(0).mean()
+        ridge = weight.sqrt() * torch.eye(2)
+        expected = torch.linalg.lstsq(torch.cat([parts, ridge]), torch.cat([wanted[:, row], ridge.sum(1)])[:, None]).solution
+        assert torch.allclose(found[row], expected[:, 0], atol=1e-4)
 
 
 def test_a_float_bundle_that_sees_with_onnx_can_be_quantised(tmp_path: Path) -> None:
@@ -202,6 +219,9 @@ def test_a_float_bundle_that_sees_with_onnx_can_be_quantised(tmp_path: Path) -> 
         (["--recover", "q.jsonl", "--recover-by", "magic"], "unknown"),
         (["--recover", "q.jsonl", "--recover-minutes", "0"], "takes a while"),
         (["--recover", "q.jsonl", "--teacher", "other"], "another vocabulary"),
+        (["--recover", "q.jsonl", "--quant", "keep"], "kept as it is cannot be recovered"),
+        (["--teacher", "other"], "give --recover QUESTIONS.jsonl"),
+        (["--recover-minutes", "5"], "give --recover QUESTIONS.jsonl"),
     ],
 )
 def test_bad_input_costs_one_line(run: Run, unlabelled: Path, tmp_path: Path, more: list[str], words: str) -> None:
