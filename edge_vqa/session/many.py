@@ -122,12 +122,11 @@ def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_It
     group: list[_Item] = []
     taken = 0
     for item in items:
-        picture, question = _sized(item, look, plan)
-        if any(other.key == item.key for other in group):
-            picture = 0  # its cells are there
+        alone, question = _sized(item, look, plan)
+        picture = 0 if any(other.key == item.key for other in group) else alone  # its cells are there
         if group and taken + picture + question >= look.session.n_ctx:
             yield group
-            group, taken = [], 0
+            group, taken, picture = [], 0, alone
         group.append(item)
         taken += picture + question
         if len(group) >= look.session.sequences:

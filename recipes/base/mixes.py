@@ -39,7 +39,7 @@ from recipes.mini.conversation import ENDINGS, OPENINGS
 from recipes.mini.ood import CORRUPTIONS, spoil
 from recipes.trust.questions import OUT as STRANGE
 
-PICTURES, EACH = 625, 4
+PICTURES, EACH = 150, 4
 LONGER_SIDE = 480  # pixels of a photo that is corrupted
 RECOVER = {"grocery": 330, "clothing": 170, "others": 400, "drawn": 150}  # pictures
 RECOVER_EACH = 5
@@ -48,7 +48,7 @@ WORLDS = (
     *("noise_clouds", "noise_normal", "noise_specks", "colour_plain", "colour_rings", "colour_stripes", "documents_receipt"),
     *("documents_table", "drawings_map", "drawings_scribble", "screens_chart", "screens_window", "radiographs"),
 )
-OF_A_WORLD = 26
+OF_A_WORLD = 8
 
 # What it looks like -> what is asked. {a}: the thing or another with its article, {name}: the thing.
 TRICKS: dict[str, tuple[str, ...]] = {

@@ -42,7 +42,6 @@ FOLDER, REPORT, PAGE, PLOT = (
     Path("docs/study-base.png"),
 )
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
-MINUTES = 15  # of each recovery
 KL_QUESTIONS = 240
 SPEED_ROUNDS = 5
 
@@ -56,6 +55,7 @@ class Made:
     method: str
     quant: str | None
     by: str = ""  # of recovery
+    minutes: float = 1
     own: bool = False
     eight: bool = True  # bits of the vision graph
 
@@ -64,7 +64,6 @@ BUNDLES = (
     Made("bf16", "bf16", "", None, own=True),
     Made("bf16-float", "bf16", "float tower", None, eight=False),
     Made("rtn-q8_0", "int8", "RTN q8_0", "rtn:q8_0"),
-    Made("rtn-q6_k", "6 bits", "RTN q6_k", "rtn:q6_k"),
     Made("rtn-q5_k_m", "5 bits", "RTN q5_k_m", "rtn:q5_k_m"),
     Made("rtn-q4_k_m", "int4", "RTN q4_k_m", "rtn:q4_k_m"),
     Made("rtn-q4_1", "int4", "RTN q4_1", "rtn:q4_1"),
@@ -75,11 +74,10 @@ BUNDLES = (
     Made("rtn-q4_k_xs", "int4", "RTN q4_k_xs", "rtn:q4_k_xs", own=True),
     Made("mbq-q4_k_xs", "int4", "MBQ q4_k_xs", "mbq+rtn:q4_k_xs"),
     Made("closed-q4_k_xs", "int4", "q4_k_xs, closed form", "rtn:q4_k_xs", by="closed-form"),
-    Made("gains-q4_k_xs", "int4", "q4_k_xs, gains recovered", "rtn:q4_k_xs", by="gains"),
-    Made("recovered-q4", "int4", "q4_k_xs, recovered", "rtn:q4_k_xs", by="weights", own=True),
-    Made("rtn-q3_k_s", "int4 and 3", "RTN q3_k_s", "rtn:q3_k_s"),
+    Made("gains-q4_k_xs", "int4", "q4_k_xs, gains recovered", "rtn:q4_k_xs", by="gains", minutes=5),
+    Made("recovered-q4", "int4", "q4_k_xs, recovered", "rtn:q4_k_xs", by="weights", minutes=20, own=True),
     Made("rtn3", "int3", "RTN, eight levels", "rtn3:q4_0"),
-    Made("recovered-q3", "int3", "eight levels, recovered", "rtn3:q4_0", by="weights"),
+    Made("recovered-q3", "int3", "eight levels, recovered", "rtn3:q4_0", by="weights", minutes=15),
     Made("rtn-q2_k", "int4 and 2", "RTN q2_k", "rtn:q2_k"),
 )
 BASELINE, MAIN = "bf16", "recovered-q4"
@@ -100,7 +98,7 @@ def make() -> list[Bundle]:
         if one.quant.startswith("mbq"):
             options = replace(options, calibration=CALIBRATION)
         if one.by:
-            options = replace(options, recover=Recovery(RECOVER, one.by, MINUTES, FOLDER / "state"))
+            options = replace(options, recover=Recovery(RECOVER, one.by, one.minutes, FOLDER / "state"))
         convert(FOLDER / BASELINE, path, options, notice=_say)
     return [store.read(FOLDER / one.folder) for one in BUNDLES]
 

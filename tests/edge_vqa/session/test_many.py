@@ -61,6 +61,11 @@ def test_a_question_that_leaves_less_room_for_the_answer_is_asked_all_the_same()
         assert [isinstance(got, Answer) and got.candidate for got in together] == [answer.candidate for answer in alone]
 
 
+def test_a_picture_counts_in_every_round_that_asks_about_it() -> None:
+    with load(sequences=64, context=512) as many:
+        assert all(isinstance(answer, Answer) for answer in many.ask_many([(PRICE, "how much is it?")] * 128))
+
+
 def test_no_more_questions_are_taken_than_a_round_ahead() -> None:
     taken = []
 
