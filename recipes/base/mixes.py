@@ -11,6 +11,7 @@ writes, beside the files of `questions.py`:
 | `conversation_test` | as `plain_test` | as people talk, between an opening and an ending |
 | `adversarial_test` | as `plain_test` | that look like one kind of question and are another |
 | `foreign_test` | drawn by `recipes.trust.foreign`, radiographs | about what is not there: right is only to abstain |
+| `selector_part` | a part of those of `selector` | as there: what the study's Selectors are trained on |
 | `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss; no answers |
 
 No picture of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
@@ -49,6 +50,7 @@ WORLDS = (
     *("documents_table", "drawings_map", "drawings_scribble", "screens_chart", "screens_window", "radiographs"),
 )
 OF_A_WORLD = 8
+SELECTOR = 2200  # questions
 
 # What it looks like -> what is asked. {a}: the thing or another with its article, {name}: the thing.
 TRICKS: dict[str, tuple[str, ...]] = {
@@ -171,6 +173,18 @@ def foreign() -> None:
     print(f"foreign_test: {len(lines)} questions", flush=True)
 
 
+def selecting() -> None:
+    """Whole pictures of `selector`, drawn with a fixed seed."""
+    lines: dict[str, list[str]] = {}
+    for line in (OUT / "selector.jsonl").read_text().splitlines():
+        lines.setdefault(json.loads(line)["image"], []).append(line)
+    pictures = list(lines)
+    Random("selector").shuffle(pictures)
+    taken = [line for picture in pictures for line in lines[picture]][:SELECTOR]
+    (OUT / "selector_part.jsonl").write_text("\n".join(taken) + "\n")
+    print(f"selector_part: {len(taken)} questions", flush=True)
+
+
 def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
     made, rng = Builder("recover"), Random("recover")
 
@@ -206,6 +220,7 @@ def main() -> None:
     things = all_things(arguments.data)
     tests(arguments.data, arguments.photos, things)
     foreign()
+    selecting()
     recovering(arguments.data, arguments.photos, things)
 
 

@@ -32,7 +32,7 @@ from recipes.base import bundle as recipe
 from recipes.base import reference
 from recipes.base.questions import OUT
 from selector_onnx import plots, study, tables
-from selector_onnx.study import MAXPROB, Study
+from selector_onnx.study import MAXPROB, SELECTOR, Study
 from selector_onnx.study_config import Config, Data, Entry, Mix
 
 FOLDER, REPORT, PAGE, PLOT = (
@@ -112,9 +112,8 @@ def config() -> Config:
     return Config(
         name="the base model",
         data=Data(
-            train=str(folder / "selector.jsonl"),
+            train=str(folder / "selector_part.jsonl"),
             id=str(folder / "plain_test.jsonl"),
-            calibration=str(folder / "calibration.jsonl"),
         ),
         bundle=tuple(Entry(one.folder, one.precision, one.method, one.own) for one in BUNDLES),
         baseline=BASELINE,
@@ -199,13 +198,37 @@ def against(made: Study, name: str, factor: float, digits: int) -> str:
     return tables.table(["LM", *(mix.ood or "plain" for mix in ends(made))], rows)
 
 
+def reached(made: Study) -> str:
+    """Recovered LMs against the bf16 one, and three bits against four."""
+
+    def row(title: str, ours: tuple[str, str], theirs: tuple[str, str], name: str, factor: float, digits: int) -> list[str]:
+        cells = [made.cells[(*ours, mix)].minus(made.cells[(*theirs, mix)], name) for mix in ends(made)]
+        return [title, *(tables.shown(cell, factor, digits, sign=True) for cell in cells)]
+
+    whole, four, three = (BASELINE, MAXPROB), (MAIN, MAXPROB), ("recovered-q3", MAXPROB)
+    share = [made.cells[(*four, mix)].values["accuracy"] / made.cells[(*whole, mix)].values["accuracy"] for mix in ends(made)]
+    trusting = (MAIN, SELECTOR)
+    rows = [
+        ["int4: accuracy, share of bf16's, %", *(f"{100 * one:.1f}" for one in share)],
+        row("int4: accuracy minus bf16's, points", four, whole, "accuracy", 100, 1),
+        row("int4: ECE of MaxProb minus bf16's", four, whole, "ece", 1, 3),
+        row("int4: ECE of the Selector minus that of bf16's", trusting, (BASELINE, SELECTOR), "ece", 1, 3),
+        row("C@5 %: int4 with Selector minus bf16 with MaxProb, points", trusting, whole, "coverage_at_0.05", 100, 1),
+        row("C@10 %: the same", trusting, whole, "coverage_at_0.1", 100, 1),
+        row("int3: accuracy minus RTN's at int4, q4_0", three, ("rtn-q4_0", MAXPROB), "accuracy", 100, 1),
+        row("int3: accuracy minus RTN's at int4, q4_k_xs", three, ("rtn-q4_k_xs", MAXPROB), "accuracy", 100, 1),
+    ]
+    return tables.table(["", *(mix.ood or "plain" for mix in ends(made))], rows)
+
+
 def trusted(made: Study, name: str, factor: float, digits: int) -> str:
-    """A figure of MaxProb, temperature and Selectors, of the bundles that have a Selector of their own."""
-    rows = []
+    """A figure of MaxProb, temperature and Selectors, of the bundles that have a Selector of their own; half of the questions
+    on foreign pictures: alone, nothing about them can be right."""
+    rows, mixes = [], (*ends(made), Mix("foreign", 50))
     for entry in made.config.bundle:
         for confidence, title in tables.NAMES.items():
-            if entry.selector and (entry.folder, confidence, made.config.measured[0]) in made.cells:
-                cells = [made.cells[entry.folder, confidence, mix] for mix in made.config.measured]
+            if entry.selector and (entry.folder, confidence, mixes[0]) in made.cells:
+                cells = [made.cells[entry.folder, confidence, mix] for mix in mixes]
                 rows.append(
                     [
                         entry.label,
@@ -213,7 +236,7 @@ def trusted(made: Study, name: str, factor: float, digits: int) -> str:
                         *(tables.shown(cell.figure(name), factor, digits) for cell in cells),
                     ]
                 )
-    return tables.table(["LM", "confidence", *map(str, made.config.measured)], rows)
+    return tables.table(["LM", "confidence", *(str(mix) if mix.percent == 50 else mix.ood or "plain" for mix in mixes)], rows)
 
 
 def main() -> None:
@@ -224,11 +247,15 @@ def main() -> None:
     whole = next(bundle.bytes for one, bundle in zip(BUNDLES, bundles, strict=True) if not one.eight)
     parts = {
         "sizes": sizes(bundles, whole),
+        "reached": reached(made),
         "accuracy": against(made, "accuracy", 100, 1),
         "ece": against(made, "ece", 1, 3),
         "aurc": against(made, "aurc", 1, 4),
+        "c1": trusted(made, "coverage_at_0.01", 100, 1),
         "c5": trusted(made, "coverage_at_0.05", 100, 1),
         "c10": trusted(made, "coverage_at_0.1", 100, 1),
+        "c20": trusted(made, "coverage_at_0.2", 100, 1),
+        "phi": trusted(made, "phi_10", 100, 1),
         "calibration": trusted(made, "ece", 1, 3),
     }
     write_bytes(REPORT, tables.markdown(made).encode())

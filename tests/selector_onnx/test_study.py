@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from converters.convert import convert
 from converters.options import Options
 from edge_vqa.work.evaluation import figures
-from selector_onnx import study
+from selector_onnx import plots, study
 from selector_onnx.study_config import Mix, read_config
 from tests.conftest import CHECKPOINT, Asked, Run, one_line
 
@@ -127,6 +128,17 @@ def test_cells_are_what_direct_calculation_gives_on_nested_mixes(run: Run, folde
         assert cell[name]["value"] == pytest.approx(value, abs=1e-12), name
     assert cell["accuracy"]["value"] == pytest.approx(float(traces.accuracy.mean()))
     assert cell["accuracy"]["low"] < cell["accuracy"]["value"] < cell["accuracy"]["high"]
+
+
+def test_accuracy_and_coverage_are_drawn_against_size(run: Run, folder: Path) -> None:
+    run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
+    config = read_config(folder / "study.toml")
+    made = study.run(config, folder, folder / "out", progress=lambda step, done, total: None)
+    picture = Image.open(io.BytesIO(plots.against_size(made, config.ends, {"q8": 30.0, "q2": 12.0, "q2-again": 12.0}, ["q2"])))
+    assert picture.width > picture.height, "a column for each of three mixes"
+    orange = (np.asarray(picture.convert("RGB")) == (255, 127, 14)).all(2)
+    halves = np.array_split(orange, 2)
+    assert all(half.any() for half in halves), "what stands out does so above and below"
 
 
 def test_differences_are_paired() -> None:
