@@ -40,7 +40,7 @@ from recipes.mini.conversation import ENDINGS, OPENINGS
 from recipes.mini.ood import CORRUPTIONS, spoil
 from recipes.trust.questions import OUT as STRANGE
 
-PICTURES, EACH = 150, 4
+PICTURES, EACH = 120, 4
 LONGER_SIDE = 480  # pixels of a photo that is corrupted
 RECOVER = {"grocery": 330, "clothing": 170, "others": 400, "drawn": 150}  # pictures
 RECOVER_EACH = 5
