@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
-from converters.files.parts import Half
+from converters.files.parts import Half, Part
 from edge_vqa.errors import EdgeVqaError
 
 KNOWN = ("llama", "qwen2vl")
@@ -119,7 +119,7 @@ def decoder_of(lm: Half) -> Decoder:
     base = value("rope.freq_base", 10000.0)
     frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
     if "rope_freqs.weight" in lm.tensors:
-        frequencies = frequencies / torch.from_numpy(lm.tensors["rope_freqs.weight"].read()).double()
+        frequencies = frequencies / tensor(lm.tensors["rope_freqs.weight"]).double()
     sections = lm.value(f"{kind}.rope.dimension_sections")
     return Decoder(
         layers=lm.number("block_count"),
@@ -133,9 +133,13 @@ def decoder_of(lm: Half) -> Decoder:
     )
 
 
+def tensor(part: Part) -> Tensor:
+    """float32; a copy of what lies in a file that cannot be written to."""
+    values = part.read()
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
 def weights_of(lm: Half, layer: int) -> Weights:
     """One layer's tensors, float32."""
     prefix = f"blk.{layer}."
-    return {
-        name.removeprefix(prefix): torch.from_numpy(part.read()) for name, part in lm.tensors.items() if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): tensor(part) for name, part in lm.tensors.items() if name.startswith(prefix)}

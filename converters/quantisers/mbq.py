@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from converters.decoder import Decoder, Weights, decoder_of, weights_of
+from converters.decoder import Decoder, Weights, decoder_of, tensor, weights_of
 from converters.files.parts import Half, Part
 from converters.ggml import Floats
 
@@ -112,7 +112,7 @@ def calibrate(
                     second = (x.pow(2) * token_weight[:, None]).sum(0) / token_weight.sum()
                     weighed |= {f"blk.{number}.{part}.weight": second.numpy() for part in linears}
     if importance and "output.weight" in lm.tensors:
-        last = decoder.norm(torch.cat(states), torch.from_numpy(lm.tensors["output_norm.weight"].read()))
+        last = decoder.norm(torch.cat(states), tensor(lm.tensors["output_norm.weight"]))
         answers = torch.from_numpy(np.concatenate([sample.answer for sample in samples]))
         weighed["output.weight"] = last[answers].pow(2).mean(0).numpy()
     progress("searching scales" if rounded else "weighing channels", decoder.layers, decoder.layers)
@@ -173,7 +173,7 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
 
 def _loss_gradients(decoder: Decoder, lm: Half, head: Part, last: list[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
     """Gradient of the mean loss of each answer's tokens with respect to the last layer's output."""
-    norm, matrix = torch.from_numpy(lm.tensors["output_norm.weight"].read()), torch.from_numpy(head.read())
+    norm, matrix = tensor(lm.tensors["output_norm.weight"]), tensor(head)
     gradients = []
     for x, sample in zip(last, samples, strict=True):
         x = x.clone().requires_grad_()

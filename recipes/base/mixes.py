@@ -11,7 +11,7 @@ writes, beside the files of `questions.py`:
 | `conversation_test` | as `plain_test` | as people talk, between an opening and an ending |
 | `adversarial_test` | as `plain_test` | that look like one kind of question and are another |
 | `foreign_test` | drawn by `recipes.trust.foreign`, radiographs | about what is not there: right is only to abstain |
-| `selector_part` | a part of those of `selector` | as there: what the study's Selectors are trained on |
+| `selector_study` | the Selector's photos | training wordings, a third as people talk: the study's Selectors learn from them |
 | `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss; no answers |
 
 No picture of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
@@ -35,9 +35,10 @@ from recipes.base.asking import Asked, with_article
 from recipes.base.lexicon import EATEN, KINDS, Thing
 from recipes.base.questions import OUT, Builder, accepted, all_things, others_photos, shop_photos, some
 from recipes.base.sights import SHOPS
-from recipes.mini import reliability
+from recipes.mini import questions, reliability
 from recipes.mini.conversation import ENDINGS, OPENINGS
 from recipes.mini.ood import CORRUPTIONS, spoil
+from recipes.mini.reliability import UNANSWERABLE
 from recipes.trust.questions import OUT as STRANGE
 
 PICTURES, EACH = 120, 4
@@ -50,7 +51,8 @@ WORLDS = (
     *("documents_table", "drawings_map", "drawings_scribble", "screens_chart", "screens_window", "radiographs"),
 )
 OF_A_WORLD = 8
-SELECTOR = 2200  # questions
+SELECTOR = {"grocery": 70, "clothing": 40, "others": 140}  # pictures
+SELECTOR_EACH = 8
 
 # What it looks like -> what is asked. {a}: the thing or another with its article, {name}: the thing.
 TRICKS: dict[str, tuple[str, ...]] = {
@@ -173,16 +175,27 @@ def foreign() -> None:
     print(f"foreign_test: {len(lines)} questions", flush=True)
 
 
-def selecting() -> None:
-    """Whole pictures of `selector`, drawn with a fixed seed."""
-    lines: dict[str, list[str]] = {}
-    for line in (OUT / "selector.jsonl").read_text().splitlines():
-        lines.setdefault(json.loads(line)["image"], []).append(line)
-    pictures = list(lines)
-    Random("selector").shuffle(pictures)
-    taken = [line for picture in pictures for line in lines[picture]][:SELECTOR]
-    (OUT / "selector_part.jsonl").write_text("\n".join(taken) + "\n")
-    print(f"selector_part: {len(taken)} questions", flush=True)
+def selecting(data: Path, photos: Path, things: list[Thing]) -> None:
+    """What Selectors learn from: many questions a picture, which costs a bundle a third of what they cost one by one."""
+    made, rng = Builder("selector_study"), Random("selector of the study")
+    asker = questions.Asker(rng, "train")
+    for source, count in SELECTOR.items():
+        found = list(others_photos(photos, "selector") if source == "others" else shop_photos(source, "gate", data))
+        for jpeg, thing in rng.sample(found, min(len(found), count)):
+            asked = some(asking.ask(thing, things, rng, "train", 20, polite=0.3), SELECTOR_EACH, rng)
+            told = [(kind, question, accepted(kind, answer, thing, source == "others")) for kind, question, answer in asked]
+            told = [(k, talked(q, rng, "selector") if rng.random() < 0.3 else q, answers) for k, q, answers in told]
+            if rng.random() < 0.3:
+                told[-1] = ("unknowable", asker.unknowable(thing.name)[1], [UNANSWERABLE])
+            made.add(_spoiled(jpeg, rng) if rng.random() < 0.3 else jpeg, told)
+    made.close()
+
+
+def _spoiled(jpeg: bytes, rng: Random) -> Image.Image:
+    """With a corruption of those that are in no test."""
+    photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
+    return spoil(photo, rng.choice(CORRUPTIONS["selector"]), rng.randint(1, 5), rng)
 
 
 def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
@@ -198,13 +211,8 @@ def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
         if rng.random() < STRANGER:  # of what the model is not sure of, rounding takes most
             other, question, _ = rng.choice(asking.ask(rng.choice(things), things, rng, "train", RECOVER_EACH))
             asked[-1] = (other, talked(question, rng, "selector"), "")
-        questions = [(kind, question, []) for kind, question, _ in asked]
-        if rng.random() < 0.2:
-            photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
-            photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
-            made.add(spoil(photo, rng.choice(CORRUPTIONS["selector"]), rng.randint(1, 5), rng), questions)
-        else:
-            made.add(jpeg, questions)
+        unlabelled = [(kind, question, []) for kind, question, _ in asked]
+        made.add(_spoiled(jpeg, rng) if rng.random() < 0.2 else jpeg, unlabelled)
     pool = reliability.pool("recover", "selector")
     for _ in range(RECOVER["drawn"]):
         image, drawn = pool.take(rng.choice(("things", "shapes", "writing", "photo")), RECOVER_EACH, "train")
@@ -220,7 +228,7 @@ def main() -> None:
     things = all_things(arguments.data)
     tests(arguments.data, arguments.photos, things)
     foreign()
-    selecting()
+    selecting(arguments.data, arguments.photos, things)
     recovering(arguments.data, arguments.photos, things)
 
 

@@ -42,7 +42,7 @@ FOLDER, REPORT, PAGE, PLOT = (
     Path("docs/study-base.png"),
 )
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
-KL_QUESTIONS = 160
+KL_QUESTIONS = 120
 SPEED_ROUNDS = 3
 
 
@@ -112,7 +112,7 @@ def config() -> Config:
     return Config(
         name="the base model",
         data=Data(
-            train=str(folder / "selector_part.jsonl"),
+            train=str(folder / "selector_study.jsonl"),
             id=str(folder / "plain_test.jsonl"),
         ),
         bundle=tuple(Entry(one.folder, one.precision, one.method, one.own) for one in BUNDLES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 from converters import ggml
 from converters.compare import compare
 from converters.convert import convert
-from converters.files import writer
+from converters.decoder import weights_of
+from converters.files import parts, writer
 from converters.method import lm_entries, parse_quant
 from converters.options import RECOVER_BY, Options, Recovery
 from converters.recovery import asked, closed_form, training
@@ -208,6 +210,14 @@ def test_a_float_bundle_that_sees_with_onnx_can_be_quantised(tmp_path: Path) -> 
     assert manifest.quantisation.vision_type == "onnx-int8" and manifest.files["lm"].bytes < before.files["lm"].bytes / 3
     with pytest.raises(EdgeVqaError, match="quantised already"):
         convert(tmp_path / "small", tmp_path / "smaller", Options(quant="rtn:q3_k_s"))
+
+
+def test_weights_of_a_file_are_torchs_own(bf16: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        weights = weights_of(parts.from_gguf(store.read(bf16).files["lm"]), 0)
+    for values in weights.values():
+        values += 1  # of memory that is mapped for reading, this would end the process
 
 
 @pytest.mark.parametrize(
