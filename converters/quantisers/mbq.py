@@ -198,6 +198,13 @@ def _round_all(rounded: Rounding, number: int, w: Weights, s: Tensor, linears: S
     }
 
 
+def _shared(decoder: Decoder, group: str) -> tuple[int, int, int] | None:
+    """How channels lie whose scale is one for several: those of query heads that share a value."""
+    if group != "attn_output" or decoder.heads == decoder.keys:
+        return None
+    return decoder.keys, decoder.heads // decoder.keys, decoder.width
+
+
 def _search(
     decoder: Decoder,
     group: str,
@@ -221,13 +228,16 @@ def _search(
 
     exact = output(w)
     size = (torch.cat(inputs).abs() * token_weight[:, None]).sum(0) / token_weight.sum()
-    if group == "attn_output" and decoder.heads != decoder.keys:  # one scale for the query heads that share a value
-        shared = size.view(decoder.keys, decoder.heads // decoder.keys, decoder.width).mean(1, keepdim=True)
-        size = shared.expand(-1, decoder.heads // decoder.keys, -1).reshape(-1)
+    if shape := _shared(decoder, group):
+        size = size.view(shape).mean(1, keepdim=True).expand(shape).reshape(-1)
+    # a channel may be quiet but at tokens that count nothing, where it is huge: divided by a small s, it leaves float16
+    extreme = torch.cat(inputs).abs().amax(0)
+    if shape:
+        extreme = extreme.view(shape).amax(1, keepdim=True).expand(shape).reshape(-1)
     best, smallest = torch.ones_like(size), torch.inf
     for step in range(RATIOS):
         s = size.pow(step / RATIOS).clamp_min(1e-4)
-        s = s / (s.max() * s.min()).sqrt()
+        s = (s / (s.max() * s.min()).sqrt()).maximum(extreme / extreme.max())
         error = (output(w | round_all(w, s, linears)) - exact).abs().sum(1)
         balanced = float((error * token_weight).sum())
         if balanced < smallest:

@@ -1,6 +1,6 @@
 """Where rounding the LM to 4 bits hurts: which matrices, which layers, which tokens; and what MBQ and HQQ could gain from.
 
-    python -m recipes.base.sensitivity     # after recipes.base.study has asked the teacher; about ten minutes
+    python -m recipes.base.sensitivity     # after recipes.base.study has asked the teacher; a few minutes
 
 Everything on the pictures that `recipes.base.study` recovers with, none of which is in a test. KL in 1e-3 nats a token of the
 teacher's answers, from the float LM.
@@ -29,7 +29,7 @@ from converters.recovery.asked import IMAGE, Shown
 from converters.recovery.student import Fixed, Lm, teacher
 from edge_vqa.bundles import store
 
-PICTURES = 40
+PICTURES = 20
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "token_embd")
 ROUNDED = " rounded"
 

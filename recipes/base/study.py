@@ -42,13 +42,14 @@ FOLDER, REPORT, PAGE, PLOT = (
     Path("docs/study-base.png"),
 )
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
-KL_QUESTIONS = 120
+KL_QUESTIONS = 80
 SPEED_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle of the study. quant: None for the reference; own: whether a Selector is trained on its answers."""
+    """A bundle of the study. quant: None for the reference; own: whether a Selector is trained on its answers; asked: whether
+    it answers the mixes, or is only compared with the reference."""
 
     folder: str
     precision: str
@@ -58,27 +59,28 @@ class Made:
     minutes: float = 1
     own: bool = False
     eight: bool = True  # bits of the vision graph
+    asked: bool = True
 
 
 BUNDLES = (
     Made("bf16", "bf16", "", None, own=True),
-    Made("bf16-float", "bf16", "float tower", None, eight=False),
+    Made("bf16-float", "bf16", "float tower", None, eight=False, asked=False),
     Made("rtn-q8_0", "int8", "RTN q8_0", "rtn:q8_0"),
-    Made("rtn-q5_k_m", "5 bits", "RTN q5_k_m", "rtn:q5_k_m"),
-    Made("rtn-q4_k_m", "int4", "RTN q4_k_m", "rtn:q4_k_m"),
-    Made("rtn-q4_1", "int4", "RTN q4_1", "rtn:q4_1"),
+    Made("rtn-q6_k", "6 bits", "RTN q6_k", "rtn:q6_k", asked=False),
+    Made("rtn-q5_k_m", "5 bits", "RTN q5_k_m", "rtn:q5_k_m", asked=False),
+    Made("rtn-q4_k_m", "int4", "RTN q4_k_m", "rtn:q4_k_m", asked=False),
+    Made("rtn-q4_1", "int4", "RTN q4_1", "rtn:q4_1", asked=False),
     Made("hqq-q4_1", "int4", "HQQ q4_1", "hqq:q4_1"),
-    Made("mbq-q4_1", "int4", "MBQ q4_1", "mbq+rtn:q4_1"),
-    Made("mbq-hqq-q4_1", "int4", "MBQ+HQQ q4_1", "mbq+hqq:q4_1"),
-    Made("rtn-iq4_nl", "int4", "RTN iq4_nl", "rtn:iq4_nl"),
-    Made("rtn-q4_0", "int4", "RTN q4_0", "rtn:q4_0"),
+    Made("rtn-iq4_nl", "int4", "RTN iq4_nl", "rtn:iq4_nl", asked=False),
+    Made("rtn-q4_0", "int4", "RTN q4_0", "rtn:q4_0", asked=False),
     Made("rtn-q4_k_xs", "int4", "RTN q4_k_xs", "rtn:q4_k_xs"),
     Made("closed-q4_k_xs", "int4", "q4_k_xs, closed form", "rtn:q4_k_xs", by="closed-form"),
     Made("gains-q4_k_xs", "int4", "q4_k_xs, gains recovered", "rtn:q4_k_xs", by="gains", minutes=4),
     Made("recovered-q4", "int4", "q4_k_xs, recovered", "rtn:q4_k_xs", by="weights", minutes=20, own=True),
+    Made("rtn-q3_k_s", "int4 and 3", "RTN q3_k_s", "rtn:q3_k_s", asked=False),
+    Made("rtn-q2_k", "int4 and 2", "RTN q2_k", "rtn:q2_k", asked=False),
     Made("rtn3", "int3", "RTN, eight levels", "rtn3:q4_0"),
     Made("recovered-q3", "int3", "eight levels, recovered", "rtn3:q4_0", by="weights", minutes=8),
-    Made("rtn-q2_k", "int4 and 2", "RTN q2_k", "rtn:q2_k"),
 )
 BASELINE, MAIN = "bf16", "recovered-q4"
 SETS = {name: f"{name}_test.jsonl" for name in ("corrupted", "conversation", "adversarial", "foreign")}
@@ -115,7 +117,7 @@ def config() -> Config:
             train=str(folder / "selector_study.jsonl"),
             id=str(folder / "plain_test.jsonl"),
         ),
-        bundle=tuple(Entry(one.folder, one.precision, one.method, one.own) for one in BUNDLES),
+        bundle=tuple(Entry(one.folder, one.precision, one.method, one.own) for one in BUNDLES if one.asked),
         baseline=BASELINE,
         main=MAIN,
         mixes=(0, 50, 100),
@@ -215,7 +217,7 @@ def reached(made: Study) -> str:
         row("int4: ECE of the Selector minus that of bf16's", trusting, (BASELINE, SELECTOR), "ece", 1, 3),
         row("C@5 %: int4 with Selector minus bf16 with MaxProb, points", trusting, whole, "coverage_at_0.05", 100, 1),
         row("C@10 %: the same", trusting, whole, "coverage_at_0.1", 100, 1),
-        row("int3: accuracy minus RTN's at int4, q4_0", three, ("rtn-q4_0", MAXPROB), "accuracy", 100, 1),
+        row("int3: accuracy minus HQQ's at int4, q4_1", three, ("hqq-q4_1", MAXPROB), "accuracy", 100, 1),
         row("int3: accuracy minus RTN's at int4, q4_k_xs", three, ("rtn-q4_k_xs", MAXPROB), "accuracy", 100, 1),
     ]
     return tables.table(["", *(mix.ood or "plain" for mix in ends(made))], rows)

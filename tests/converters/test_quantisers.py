@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import gguf
@@ -290,6 +291,22 @@ def test_the_search_lowers_the_error_it_looks_at(mini_model: Model, asked: Path,
         mbq.fold = original
     assert len(chosen) == decoder.layers * len(mbq.GROUPS)
     assert any(np.ptp(np.log(s)) > 0.1 for s in chosen.values()), "no scale was ever chosen"
+
+
+def test_no_scale_makes_the_largest_activation_larger(mini_model: Model) -> None:
+    """The first token's are huge in a few channels that are quiet elsewhere; a block of them must stay within float16."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 64, generator=rng) * torch.linspace(0.01, 1, 64)
+    x[0, 3] = 3000.0
+    weight = {"ffn_down.weight": torch.randn(32, 64, generator=rng)}
+    counts = torch.cat([torch.zeros(1), torch.ones(199)])
+
+    def rounded(name: str, values: Floats) -> Floats:
+        return ggml.dequantise(ggml.quantise(values, "q4_0"), "q4_0")
+
+    s = mbq._search(decoder_of(mini_model.lm), "ffn_down", [x], [], weight, partial(mbq._round_all, rounded, 0), counts)
+    assert s.max() / s.min() > 1.5, "it was worth scaling"
+    assert (x / s).abs().max() <= 1.001 * x.abs().max()
 
 
 @pytest.mark.parametrize("method", [name for name, (_, equalise, weigh) in METHODS.items() if equalise or weigh])
