@@ -60,7 +60,7 @@ def against_size(
     study: Study, mixes: Sequence[Mix], sizes: Mapping[str, float], ours: Collection[str], risk: float = 0.05
 ) -> bytes:
     """PNG: accuracy above, coverage at a risk below, a column for each mix. sizes: MB by the bundle's folder; `ours`: the
-    folders that stand out, with their names."""
+    folders that stand out; the main one has its name at it."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -85,7 +85,7 @@ def against_size(
                     value, by_itself = cell.values[name] * 100, confidence == MAXPROB
                     face = "none" if by_itself and axis is below else colour
                     axis.plot(sizes[entry.folder], value, marker, ms=6, color=colour, mfc=face)
-                    if entry.folder in ours and by_itself and axis is above:
+                    if entry.folder == config.main and by_itself and axis is above:
                         axis.annotate(entry.label, (sizes[entry.folder], value), (6, -3), textcoords="offset points", size=7)
             axis.set_xscale("log")
             axis.grid(alpha=0.3)

@@ -44,6 +44,7 @@ FOLDER, REPORT, PAGE, PLOT = (
 RECOVER, CALIBRATION = OUT / "recover.jsonl", OUT / "selector.jsonl"
 KL_QUESTIONS = 60
 SPEED_ROUNDS = 3
+PROMPT, ANSWER = 100, 8  # tokens
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,13 @@ def divergences(missing: list[Bundle]) -> dict[str, object]:
 
 
 def speeds(missing: list[Bundle]) -> dict[str, object]:
-    """Tokens a second, prompt of 100 and answer of 8, medians; all bundles in turn, several times."""
+    """Tokens a second of a prompt and of an answer, medians; all bundles in turn, several times."""
     rounds: dict[str, list[tuple[float, float]]] = {}
     for _ in range(SPEED_ROUNDS):
         for one in missing:
             with load(one.folder, confidence="maxprob", threads=cores()) as model:
-                prompt, answer = model.speed(100, 8)
-            rounds.setdefault(one.folder.name, []).append((prompt, answer))
+                prompt, answer = model.speed(PROMPT, ANSWER)
+            rounds.setdefault(one.folder.name, []).append((PROMPT / prompt, ANSWER / answer))
     return {name: dict(zip(("prompt", "answer"), np.median(found, 0).tolist(), strict=True)) for name, found in rounds.items()}
 
 
