@@ -242,6 +242,7 @@ def plain(made: Study) -> str:
     rows = [
         [*titles, *(tables.shown(made.cells[(*which, Mix("", 0))].figure(name), *tables.FIGURES[name][1:]) for name in names)]
         for which, titles in confidences(made, {entry.folder for entry in made.config.bundle})
+        if which[1] != TEMPERATURE  # all of it is in REPORT
     ]
     return tables.table(["LM", "confidence", *(tables.FIGURES[name][0] for name in names)], rows)
 

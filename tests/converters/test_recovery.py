@@ -135,11 +135,13 @@ def test_recovery_brings_a_rounded_lm_nearer_to_the_float_one(
     way: str, bf16: Path, unlabelled: Path, easy_questions: list[Asked], tmp_path: Path
 ) -> None:
     told: list[str] = []
-    plain = Options(quant="rtn:q2_k", max_tokens=12, vision_type="f16")
+    # a block of q2_k is a whole row here: without training, that is no room for a solution
+    quant = "rtn3:q4_0" if way == "closed-form" else "rtn:q2_k"
+    plain = Options(quant=quant, max_tokens=12, vision_type="f16")
     convert(CHECKPOINT, tmp_path / "plain", plain)
     recovering = replace(plain, recover=Recovery(unlabelled, way, 0.3))
     manifest = convert(CHECKPOINT, tmp_path / "recovered", recovering, notice=told.append)
-    assert manifest.quantisation.method == "rtn+recovered" and told[-1].startswith("recovered in ")
+    assert manifest.quantisation.method == quant.split(":")[0] + "+recovered" and told[-1].startswith("recovered in ")
     assert not list(tmp_path.glob(".recovered*")), "nothing is left beside the bundle"
     lines = [
         json.dumps(

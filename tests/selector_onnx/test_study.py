@@ -134,7 +134,7 @@ def test_accuracy_and_coverage_are_drawn_against_size(run: Run, folder: Path) ->
     run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
     config = read_config(folder / "study.toml")
     made = study.run(config, folder, folder / "out", progress=lambda step, done, total: None)
-    picture = Image.open(io.BytesIO(plots.against_size(made, config.ends, {"q8": 30.0, "q2": 12.0, "q2-again": 12.0}, ["q2"])))
+    picture = Image.open(io.BytesIO(plots.against_size(made, config.ends, {"q8": 30.0, "q2": 12.0, "q2-again": 20.0}, ["q2"])))
     assert picture.width > picture.height, "a column for each of three mixes"
     orange = (np.asarray(picture.convert("RGB")) == (255, 127, 14)).all(2)
     halves = np.array_split(orange, 2)
