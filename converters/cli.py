@@ -120,7 +120,7 @@ def convert(
         typer.Option(
             metavar="weights|gains|closed-form",
             help="What learns: weights (the default), scales of blocks alone (less memory, less gain), or nothing: scales are"
-            " solved for, in a minute.",
+            " solved for, in some minutes.",
         ),
     ] = None,
     recover_state: Annotated[

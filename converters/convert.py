@@ -107,8 +107,7 @@ def write(
         if options.recover is not None:
             from converters.recovery import conversion
 
-            told = (progress, notice)
-            entries, recovered = conversion.apply(model, half, entries, tower, backend, output, options, *told)
+            entries, recovered = conversion.apply(model, half, entries, tower, backend, output, options, progress, notice)
             notice(str(recovered))
         _write(lm, meta, entries, "language model", progress)
         quantisation = Quantisation(

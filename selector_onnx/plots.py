@@ -57,9 +57,9 @@ def figure(study: Study) -> bytes:
 
 
 def against_size(
-    study: Study, mixes: Sequence[Mix], sizes: Mapping[str, float], ours: Collection[str], risk: float = 0.05
+    study: Study, mixes: Sequence[Mix], sizes: Mapping[str, float], recovered: Collection[str], risk: float = 0.05
 ) -> bytes:
-    """PNG: accuracy above, coverage at a risk below, a column for each mix. sizes: MB by the bundle's folder; `ours`: the
+    """PNG: accuracy above, coverage at a risk below, a column for each mix. sizes: MB by the bundle's folder; recovered: the
     folders that stand out; the main one has its name at it."""
     import matplotlib
 
@@ -81,7 +81,7 @@ def against_size(
                     cell = study.cells.get((entry.folder, confidence, mix))
                     if cell is None or (confidence == BASELINE_SELECTOR and entry.selector):
                         continue
-                    colour = "tab:orange" if entry.folder in ours else "tab:blue"
+                    colour = "tab:orange" if entry.folder in recovered else "tab:blue"
                     value, by_itself = cell.values[name] * 100, confidence == MAXPROB
                     face = "none" if by_itself and axis is below else colour
                     axis.plot(sizes[entry.folder], value, marker, ms=6, color=colour, mfc=face)
@@ -96,8 +96,9 @@ def against_size(
         below.set_xlabel("bundle, MB")
     axes[0, 0].set_ylabel("accuracy when always answering, %")
     axes[1, 0].set_ylabel(f"coverage at {risk:.0%} risk, %")
+    baseline = next(entry.label for entry in config.bundle if entry.folder == config.baseline)
     handles: list[Any] = [
-        plt.Line2D([], [], ls="--", color="tab:grey", label="bf16, MaxProb"),
+        plt.Line2D([], [], ls="--", color="tab:grey", label=f"{baseline}, MaxProb"),
         plt.Line2D([], [], ls="", marker="o", mfc="none", color="tab:blue", label="MaxProb"),
         plt.Line2D([], [], ls="", marker="^", color="tab:blue", label="Selector"),
         plt.Line2D([], [], ls="", marker="s", color="tab:orange", label="recovered"),

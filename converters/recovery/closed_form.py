@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from converters.options import Progress
+from converters.quantisers.mbq import GROUPS
 from converters.recovery import training
 from converters.recovery.asked import IMAGE, Shown
 from converters.recovery.student import Held, Lm, Student
@@ -28,13 +29,6 @@ from converters.recovery.training import Recovered, Teacher
 ROWS = 64  # pictures
 RIDGE = 0.1
 AT_ONCE = 64  # rows of a matrix
-# linears that share an input, in the order in which they are worked out
-GROUPS = {
-    "attn_norm": ("attn_q", "attn_k", "attn_v"),
-    "attn_output": ("attn_output",),
-    "ffn_norm": ("ffn_gate", "ffn_up"),
-    "ffn_down": ("ffn_down",),
-}
 
 
 def recover(student: Student, master: Teacher, rows: Sequence[Shown], progress: Progress) -> tuple[Student, Recovered]:
@@ -60,7 +54,7 @@ def solve(student: Student, teacher: Lm, rows: Sequence[Shown], progress: Callab
     for number in range(student.decoder.layers):
         w, wanted = teacher.weights(number), dict[str, Tensor]()
         after = teacher.decoder.layer(theirs, w, angles, wanted.__setitem__, spans)
-        for group, linears in GROUPS.items():
+        for group, (linears, _) in GROUPS.items():
             seen: dict[str, Tensor] = {}
             own = student.weights(number)
             student.decoder.layer(ours, own, angles, seen.__setitem__, spans)

@@ -154,12 +154,12 @@ def tests(data: Path, photos: Path, things: list[Thing]) -> None:
         polite = some(asking.ask(thing, things, rng, "test", 20, polite=1.0), EACH, rng)
         talk.add(path, judged(source, thing, [(kind, talked(question, rng), answer) for kind, question, answer in polite]))
         tricks.add(path, judged(source, thing, rng.sample(tricky(thing, things, rng), EACH)))
-        photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
-        photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
         corruption, severity = rng.choice(CORRUPTIONS["test"]), rng.randint(1, 5)
         again = some(asking.ask(thing, things, rng, "test", 20, polite=0.0), EACH, rng)
         spoiled.add(
-            spoil(photo, corruption, severity, rng), judged(source, thing, again), corruption=f"{corruption} {severity}"
+            spoil(_reduced(jpeg), corruption, severity, rng),
+            judged(source, thing, again),
+            corruption=f"{corruption} {severity}",
         )
     for made in (plain, talk, tricks, spoiled):
         made.close()
@@ -191,11 +191,15 @@ def selecting(data: Path, photos: Path, things: list[Thing]) -> None:
     made.close()
 
 
-def _spoiled(jpeg: bytes, rng: Random) -> Image.Image:
-    """With a corruption of those that are in no test."""
+def _reduced(jpeg: bytes) -> Image.Image:
     photo = Image.open(io.BytesIO(jpeg)).convert("RGB")
     photo.thumbnail((LONGER_SIDE, LONGER_SIDE))
-    return spoil(photo, rng.choice(CORRUPTIONS["selector"]), rng.randint(1, 5), rng)
+    return photo
+
+
+def _spoiled(jpeg: bytes, rng: Random) -> Image.Image:
+    """With a corruption of those that are in no test."""
+    return spoil(_reduced(jpeg), rng.choice(CORRUPTIONS["selector"]), rng.randint(1, 5), rng)
 
 
 def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
