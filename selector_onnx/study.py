@@ -15,10 +15,11 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ class Workshop:
         if not missing:
             return
         progress("collecting", 0, len(missing))
-        with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn"), end_with_parent) as pool:
             waiting = [
                 pool.submit(_collect, self.bundles[folder].folder, {name: self.files[name] for name in paths}, paths)
                 for folder, paths in missing.items()
@@ -326,6 +327,18 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
     drawn = [every(np.repeat(order, times[order])) for times in intervals.draws(traces.picture, DRAWS, rng)]
     values = every(order)
     return Cell(values, {name: np.array([draw[name] for draw in drawn]) for name in values})
+
+
+def end_with_parent() -> None:
+    """In a process of the pool: end when whoever started it has ended, however it did. What was collected is kept."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _collect(bundle: Path, sets: Mapping[str, Path], paths: Mapping[str, Path]) -> None:

@@ -11,10 +11,10 @@ writes, beside the files of `questions.py`:
 | `conversation_test` | as `plain_test` | as people talk, between an opening and an ending |
 | `adversarial_test` | as `plain_test` | that look like one kind of question and are another |
 | `foreign_test` | drawn by `recipes.trust.foreign`, radiographs | about what is not there: right is only to abstain |
-| `selector_study` | the Selector's photos | training wordings, a third as people talk: the study's Selectors learn from them |
-| `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss; no answers |
+| `selector_study` | the Selector's photos | the study's Selectors learn from them: training wordings, a third as people talk, a fifth tricks |
+| `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss, some tricks; no answers |
 
-No picture of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
+No picture and no trick of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
 them `PICTURES` are drawn with a fixed seed, `EACH` questions a picture in each file.
 """
 
@@ -46,68 +46,116 @@ LONGER_SIDE = 480  # pixels of a photo that is corrupted
 RECOVER = {"grocery": 330, "clothing": 170, "others": 400, "drawn": 150}  # pictures
 RECOVER_EACH = 5
 STRANGER = 0.5  # of the photos: one question that was made for another, between an opening and an ending
+TRICKED = 0.4  # of the photos: one question is a trick
 WORLDS = (
     *("noise_clouds", "noise_normal", "noise_specks", "colour_plain", "colour_rings", "colour_stripes", "documents_receipt"),
     *("documents_table", "drawings_map", "drawings_scribble", "screens_chart", "screens_window", "radiographs"),
 )
 OF_A_WORLD = 8
 SELECTOR = {"grocery": 70, "clothing": 40, "others": 140}  # pictures
-SELECTOR_EACH = 8
+SELECTOR_EACH, SELECTOR_TRICKS = 8, 2
 
-# What it looks like -> what is asked. {a}: the thing or another with its article, {name}: the thing.
-TRICKS: dict[str, tuple[str, ...]] = {
-    "what": (
-        "is it too much to ask what this is?",
-        "yes or no will not do here: what is it?",
-        "never mind the color, what is this thing?",
-        "is there a name for this, and what is it?",
-        "my friend says it is {other}. what is it really?",
-        "how many people would know what this is called? name it.",
-        "where would i look for the name of this? just tell me the name.",
-        "can one eat it or wear it, who cares, what is it?",
-    ),
-    "is_it": (
-        "what i want to know is whether this is {a}.",
-        "which answer is right, yes or no: this is {a}?",
-        "what color would the light be if green meant {a}? say yes or no.",
-        "how many times must i ask if it is {a}?",
-        "where somebody says {a}, are they right?",
-        "what kind of question is this: is it {a}?",
-    ),
-    "not_it": (
-        "is it wrong to call this {a}?",
-        "would i be mistaken if i said that this is {a}?",
-        "is this anything but {a}?",
-    ),
-    "colour": (
-        "what is it, i mean its color?",
-        "which kind of color is this, the {name}'s?",
-        "is it true that the {name} has a color, and which one?",
-        "what do you call the color of this {name}?",
-    ),
-    "category": (
-        "what is this, not by its own name but broadly?",
-        "i know the name of it. which category is that?",
-        "is it a thing of some category, and of which?",
-    ),
-    "eat": (
-        "what would happen if i ate this, would that be fine? yes or no.",
-        "which is it: can i eat this, yes or no?",
-        "what is it good for, can one eat it?",
-    ),
-    "animal": (
-        "what is it, an animal or not? yes or no.",
-        "which color or name it has does not matter: is it an animal?",
-        "how many legs it has i do not ask, but is it an animal?",
-    ),
+# What is asked, in wordings that look like another kind of question. {a}: the thing or another with its article, {name}: the thing,
+# {other}: another with its article. Those of "selector" are in what Selectors and recovery learn from, those of "test" in no other file.
+TRICKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "what": {
+        "selector": (
+            "do you happen to know what this is?",
+            "can you give me a name for this?",
+            "its color aside, which thing do you see?",
+            "i was told it is {other}. what do you see instead?",
+            "whether one can buy it or not, which thing is it?",
+            "how does one call this in one word?",
+        ),
+        "test": (
+            "is it too much to ask what this is?",
+            "yes or no will not do here: what is it?",
+            "never mind the color, what is this thing?",
+            "is there a name for this, and what is it?",
+            "my friend says it is {other}. what is it really?",
+            "how many people would know what this is called? name it.",
+            "where would i look for the name of this? just tell me the name.",
+            "can one eat it or wear it, who cares, what is it?",
+        ),
+    },
+    "is_it": {
+        "selector": (
+            "whatever its color may be: {a}, yes or no?",
+            "what would you bet on, that it is {a}? yes or no.",
+            "how sure are you, is this {a}?",
+            "which of us is right, i say it is {a}. am i?",
+            "where the label reads {a}, does it tell the truth?",
+        ),
+        "test": (
+            "what i want to know is whether this is {a}.",
+            "which answer is right, yes or no: this is {a}?",
+            "what color would the light be if green meant {a}? say yes or no.",
+            "how many times must i ask if it is {a}?",
+            "where somebody says {a}, are they right?",
+            "what kind of question is this: is it {a}?",
+        ),
+    },
+    "not_it": {
+        "selector": (
+            "did i err in taking this for {a}?",
+            "is it false that we see {a} here?",
+            "does it have to be something else than {a}?",
+            "should one rather not say that it is {a}?",
+        ),
+        "test": (
+            "is it wrong to call this {a}?",
+            "would i be mistaken if i said that this is {a}?",
+            "is this anything but {a}?",
+        ),
+    },
+    "colour": {
+        "selector": (
+            "what about it? its color, i mean.",
+            "not what it is but which color it has: this {name}.",
+            "does the {name} have a color, and what is that?",
+        ),
+        "test": (
+            "what is it, i mean its color?",
+            "which kind of color is this, the {name}'s?",
+            "is it true that the {name} has a color, and which one?",
+            "what do you call the color of this {name}?",
+        ),
+    },
+    "category": {
+        "selector": ("leave its name away, what sort of thing is it?", "does it have a kind, and what would that be?"),
+        "test": (
+            "what is this, not by its own name but broadly?",
+            "i know the name of it. which category is that?",
+            "is it a thing of some category, and of which?",
+        ),
+    },
+    "eat": {
+        "selector": (
+            "what if i took a bite of it, all right? yes or no.",
+            "how it tastes i do not ask, but is it to be eaten?",
+        ),
+        "test": (
+            "what would happen if i ate this, would that be fine? yes or no.",
+            "which is it: can i eat this, yes or no?",
+            "what is it good for, can one eat it?",
+        ),
+    },
+    "animal": {
+        "selector": ("what do you say, one of the animals? yes or no.", "where would it live, is it an animal at all?"),
+        "test": (
+            "what is it, an animal or not? yes or no.",
+            "which color or name it has does not matter: is it an animal?",
+            "how many legs it has i do not ask, but is it an animal?",
+        ),
+    },
 }
 
 
-def tricky(thing: Thing, others: list[Thing], rng: Random) -> list[Asked]:
+def tricky(thing: Thing, others: list[Thing], rng: Random, part: str = "test") -> list[Asked]:
     """(kind, question, answer) of every trick, a wording each."""
 
     def say(trick: str, answer: str, **words: str) -> None:
-        made.append((trick.replace("not_it", "is_it"), rng.choice(TRICKS[trick]).format(**words), answer))
+        made.append((trick.replace("not_it", "is_it"), rng.choice(TRICKS[trick][part]).format(**words), answer))
 
     made: list[Asked] = []
     false = rng.choice([one for one in others if one.name not in (*thing.names, *thing.kinds)]).name
@@ -185,6 +233,8 @@ def selecting(data: Path, photos: Path, things: list[Thing]) -> None:
             asked = some(asking.ask(thing, things, rng, "train", 20, polite=0.3), SELECTOR_EACH, rng)
             told = [(kind, question, accepted(kind, answer, thing, source == "others")) for kind, question, answer in asked]
             told = [(k, talked(q, rng, "selector") if rng.random() < 0.3 else q, answers) for k, q, answers in told]
+            for k, q, a in rng.sample(tricky(thing, things, rng, "selector"), SELECTOR_TRICKS):
+                told.insert(0, (k, q, accepted(k, a, thing, source == "others")))
             if rng.random() < 0.3:
                 told[-1] = ("unknowable", asker.unknowable(thing.name)[1], [UNANSWERABLE])
             made.add(_spoiled(jpeg, rng) if rng.random() < 0.3 else jpeg, told)
@@ -215,6 +265,8 @@ def recovering(data: Path, photos: Path, things: list[Thing]) -> None:
         if rng.random() < STRANGER:  # of what the model is not sure of, rounding takes most
             other, question, _ = rng.choice(asking.ask(rng.choice(things), things, rng, "train", RECOVER_EACH))
             asked[-1] = (other, talked(question, rng, "selector"), "")
+        if rng.random() < TRICKED:
+            asked[0] = rng.choice(tricky(thing, things, rng, "selector"))
         unlabelled = [(kind, question, []) for kind, question, _ in asked]
         made.add(_spoiled(jpeg, rng) if rng.random() < 0.2 else jpeg, unlabelled)
     pool = reliability.pool("recover", "selector")

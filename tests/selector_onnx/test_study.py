@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,6 +150,34 @@ def test_differences_are_paired() -> None:
     other = study.Cell({"aurc": 0.5}, {"aurc": draws})
     difference = one.minus(other, "aurc")
     assert difference.value == pytest.approx(0.1) and difference.high - difference.low < 1e-9
+
+
+def test_processes_of_a_killed_study_end_with_it() -> None:
+    script = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from selector_onnx.study import end_with_parent
+pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
+print(pool.submit(os.getpid).result(), flush=True)
+pool.submit(time.sleep, 100)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = Path(f"/proc/{int(parent.stdout.readline())}/stat")
+
+    def works() -> bool:
+        try:
+            return child.read_text().rpartition(")")[2].split()[0] != "Z"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    assert works()
+    parent.kill()
+    until = time.monotonic() + 20
+    while works() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not works()
 
 
 @pytest.mark.parametrize(
