@@ -11,11 +11,11 @@ writes, beside the files of `questions.py`:
 | `conversation_test` | as `plain_test` | as people talk, between an opening and an ending |
 | `adversarial_test` | as `plain_test` | that look like one kind of question and are another |
 | `foreign_test` | drawn by `recipes.trust.foreign`, radiographs | about what is not there: right is only to abstain |
-| `selector_study` | the Selector's photos | the study's Selectors learn from them: training wordings, a third as people talk, a fifth tricks |
+| `selector_study` | the Selector's photos | training wordings, a third as people talk, a fifth tricks: for Selectors |
 | `recover` | training photos of shops and ImageNet classes, drawings | training wordings, some amiss, some tricks; no answers |
 
-No picture and no trick of a test is in any file that trains, calibrates or recovers. Which test photos there are, `questions.py` says; of
-them `PICTURES` are drawn with a fixed seed, `EACH` questions a picture in each file.
+No picture and no trick of a test is in any file that trains, calibrates or recovers. Which test photos there are,
+`questions.py` says; of them `PICTURES` are drawn with a fixed seed, `EACH` questions a picture in each file.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ OF_A_WORLD = 8
 SELECTOR = {"grocery": 70, "clothing": 40, "others": 140}  # pictures
 SELECTOR_EACH, SELECTOR_TRICKS = 8, 2
 
-# What is asked, in wordings that look like another kind of question. {a}: the thing or another with its article, {name}: the thing,
-# {other}: another with its article. Those of "selector" are in what Selectors and recovery learn from, those of "test" in no other file.
+# What is asked, in wordings that look like another kind of question. {a}: the thing or another with its article, {name}: the
+# thing, {other}: another with its article. "selector": in what Selectors and recovery learn from; "test": in no other file.
 TRICKS: dict[str, dict[str, tuple[str, ...]]] = {
     "what": {
         "selector": (

@@ -294,8 +294,8 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_at_once_is_silent(command: tuple[object, ...]) -> None:
-    """From the first line of ours on. Before it Python itself starts, whose own handler shows a traceback; earlier still nothing
-    handles the signal, and it ends the process as it ends any (-SIGINT, which a shell calls 130)."""
+    """From the first line of ours on. Before it Python itself starts, whose own handler shows a traceback; earlier still
+    nothing handles the signal, and it ends the process as it ends any (-SIGINT, which a shell calls 130)."""
     for wait in range(30, 130, 10):
         process = subprocess.Popen(
             [PROGRAMS / str(command[0]), *map(str, command[1:])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
