@@ -133,6 +133,12 @@ def decoder_of(lm: Half) -> Decoder:
     )
 
 
+def faster() -> torch.autocast:
+    """A context in which matrices are multiplied in bfloat16, where this processor does that faster than in float32."""
+    able = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=able)
+
+
 def tensor(part: Part) -> Tensor:
     """float32; a copy of what lies in a file that cannot be written to."""
     values = part.read()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from converters.decoder import Decoder, Weights, decoder_of, tensor, weights_of
+from converters.decoder import Decoder, Weights, decoder_of, faster, tensor, weights_of
 from converters.files.parts import Half, Part
 from converters.ggml import Floats
 
@@ -226,7 +226,8 @@ def _search(
             return linear(decoder.gated(x, weights), w["ffn_down.weight"])
         return linear(x, weights[f"{linears[0]}.weight"])
 
-    exact = output(w)
+    with faster():  # what bfloat16 loses is small beside what four bits lose, and the same for all candidates
+        exact = output(w).float()
     size = (torch.cat(inputs).abs() * token_weight[:, None]).sum(0) / token_weight.sum()
     if shape := _shared(decoder, group):
         size = size.view(shape).mean(1, keepdim=True).expand(shape).reshape(-1)
@@ -238,7 +239,9 @@ def _search(
     for step in range(RATIOS):
         s = size.pow(step / RATIOS).clamp_min(1e-4)
         s = (s / (s.max() * s.min()).sqrt()).maximum(extreme / extreme.max())
-        error = (output(w | round_all(w, s, linears)) - exact).abs().sum(1)
+        rounded = w | round_all(w, s, linears)
+        with faster():
+            error = (output(rounded).float() - exact).abs().sum(1)
         balanced = float((error * token_weight).sum())
         if balanced < smallest:
             best, smallest = s, balanced

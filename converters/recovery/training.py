@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from converters.decoder import faster
 from converters.files.parts import Half
 from converters.files.writer import Coder
 from converters.options import Progress
@@ -130,21 +131,16 @@ def apart(rows: Sequence[Shown]) -> tuple[list[int], list[int]]:
     return order[:held], order[held:]
 
 
-def look(student: Student, master: Teacher, rows: Sequence[Shown], numbers: Sequence[int]) -> tuple[float, float]:
-    """KL and distance of MaxProb on some rows, rounded as it would be stored."""
+def look(student: Student, master: Teacher, rows: Sequence[Shown], numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """KL and distance of MaxProb of each answer [answers] on some rows, rounded as it would be stored."""
     student.settle()
     kl, away = [], []
     for some in batches(rows, TOKENS, numbers):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast()):
+        with torch.no_grad(), faster():
             told = compared(student, master, some, rows)
         kl.append(told.kl)
         away.append((told.student - told.teacher).abs())
-    return float(torch.cat(kl).mean()), float(torch.cat(away).mean())
-
-
-def fast() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return torch.cat(kl), torch.cat(away)
 
 
 class Training:
@@ -181,7 +177,7 @@ class Training:
     def learn(self, numbers: Sequence[int], optimiser: torch.optim.Optimizer, factor: float) -> float:
         for group in optimiser.param_groups:
             group["lr"] = group["rate"] * factor
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast()):
+        with faster():
             told = compared(self.student, self.master, numbers, self.rows)
         optimiser.zero_grad()
         told.loss.backward()
@@ -190,8 +186,9 @@ class Training:
         return float(told.kl.detach().mean())
 
     def look(self) -> tuple[float, float]:
-        """At what is held back."""
-        return look(self.student, self.master, self.rows, self.held_back)
+        """At what is held back: means."""
+        kl, away = look(self.student, self.master, self.rows, self.held_back)
+        return float(kl.mean()), float(away.mean())
 
     # -- all of them ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from converters import ggml
-from converters.decoder import Decoder, Weights
+from converters.decoder import Decoder, Weights, faster
 from converters.files import parts
 from converters.files.parts import Half
 from converters.method import coder_of, parse_quant
@@ -68,7 +68,7 @@ class PartedLm(Lm):
 
 @torch.inference_mode()
 def divergence(lm: Lm, master: training.Teacher, rows: Sequence[Shown]) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=training.fast()):
+    with faster():
         told = [training.compared(lm, master, [n], rows).kl for n in range(len(rows))]
     return 1000 * float(torch.cat(told).mean())
 
