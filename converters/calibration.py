@@ -66,13 +66,13 @@ def collect(
     threads: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
-    """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM of one layer."""
+    """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM of as few layers as run."""
     with TemporaryDirectory(dir=vision.parent) as folder:
         stub = Path(folder) / "stub.gguf"
         _write_stub(stub, model.lm, threads)
         engine = Engine(stub, vision, model.preprocessing, backend=backend, context=64, threads=threads)
         try:
-            table = _Embeddings(model.lm)
+            table = _Embeddings(model.lm, engine.lm.n_embd_in)
             made: list[Sample] = []
             for number, question in enumerate(asked, 1):
                 made.append(_sample(model, engine, table, question))
@@ -88,23 +88,25 @@ def collect(
 def _write_stub(path: Path, lm: Half, threads: int) -> None:
     kind = lm.metadata["general.architecture"]
     count = lm.metadata[f"{kind}.block_count"]
+    layers = 1 + (lm.value(f"{kind}.n_deepstack_layers") or 0)  # one that no features of the tower are for
     entries = []
     for name, part in lm.tensors.items():
-        if not name.startswith("blk.") or name.startswith("blk.0."):
+        if not name.startswith("blk.") or int(name.split(".")[1]) < layers:
             type_ = "f32" if len(part.shape) < 2 else "q8_0" if ggml.fits("q8_0", part.shape) else "f16"
             entries.append(Entry(name, part.shape, type_, part.read, part.origin, writer.rounding(type_, threads)))
-    one = replace(count, value=1) if hasattr(count, "value") else 1
-    writer.write(path, lm.metadata | {f"{kind}.block_count": one}, entries, lambda _: None)
+    few = replace(count, value=layers) if hasattr(count, "value") else layers
+    writer.write(path, lm.metadata | {f"{kind}.block_count": few}, entries, lambda _: None)
 
 
 class _Embeddings:
-    """The embedding table, float16 to keep it small."""
+    """The embedding table, float16 to keep it small; rows as wide as those of a picture, with nothing in what they are wider."""
 
-    def __init__(self, lm: Half) -> None:
-        self._table = lm.tensors["token_embd.weight"].read().astype(np.float16)
+    def __init__(self, lm: Half, width: int) -> None:
+        self._table, self._width = lm.tensors["token_embd.weight"].read().astype(np.float16), width
 
     def __call__(self, tokens: list[int]) -> Floats:
-        return self._table[tokens].astype(np.float32)
+        rows = self._table[tokens].astype(np.float32)
+        return np.pad(rows, ((0, 0), (0, self._width - rows.shape[1])))
 
 
 def positions_of(part: Part, place: int) -> tuple[npt.NDArray[np.signedinteger[Any]], int]:

@@ -1,7 +1,7 @@
 """The LM's decoder layer in torch, over gguf names: what calibration runs, one layer at a time.
 
-Llama's layer and Qwen2's: RMS norm, grouped-query attention with rope, gated MLP. Where llama.cpp rotates neighbours (`llama`)
-rows of queries and keys have changed places in the gguf already, and so they are rotated here.
+Llama's layer, Qwen2's and Qwen3's: RMS norm, grouped-query attention with rope, gated MLP. Where llama.cpp rotates neighbours
+(`llama`) rows of queries and keys have changed places in the gguf already, and so they are rotated here.
 """
 
 from __future__ import annotations
@@ -16,8 +16,12 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from converters.files.parts import Half, Part
 from edge_vqa.errors import EdgeVqaError
 
-KNOWN = ("llama", "qwen2vl")
-PARTS = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+KNOWN = ("llama", "qwen2vl", "qwen3vl")
+INTERLEAVED = ("qwen3vl",)  # time, row and column take rotation frequencies in turn, not one after the other
+PARTS = (
+    *("attn_norm", "attn_q", "attn_q_norm", "attn_k", "attn_k_norm", "attn_v", "attn_output"),
+    *("ffn_norm", "ffn_gate", "ffn_up", "ffn_down"),
+)
 
 Weights = dict[str, Tensor]  # "attn_q.weight" -> tensor
 Spans = Sequence[Tensor]  # rows one after the other: which of its tokens sees which, bool [n, n] each
@@ -25,7 +29,8 @@ Spans = Sequence[Tensor]  # rows one after the other: which of its tokens sees w
 
 @dataclass(frozen=True)
 class Decoder:
-    """What all layers share. sections: how many rotation frequencies go by time, row and column (M-RoPE), or None."""
+    """What all layers share. axes: by which of time, row and column each rotation frequency goes [width / 2] (M-RoPE), or
+    None."""
 
     layers: int
     heads: int
@@ -33,19 +38,18 @@ class Decoder:
     width: int
     eps: float
     frequencies: Tensor  # [width / 2]
-    sections: tuple[int, ...] | None
+    axes: Tensor | None
     neighbours: bool
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm. x: [n, hidden]."""
+        """RMS norm over the last dimension."""
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * weight
 
     def angles(self, positions: Tensor) -> Tensor:
         """positions [4, n] (time, row, column, unused; all the same for text) -> angles [n, width / 2]."""
-        if self.sections is None:
+        if self.axes is None:
             return positions[0, :, None] * self.frequencies
-        which = torch.repeat_interleave(torch.arange(3), torch.tensor(self.sections[:3]))
-        return positions.T[:, which] * self.frequencies  # [n, width / 2]
+        return positions.T[:, self.axes] * self.frequencies
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rope. x: [n, heads, width]."""
@@ -62,8 +66,10 @@ class Decoder:
         """Normed input [n, hidden] -> heads side by side [n, heads * width], causal unless `spans` say what sees what."""
         n = len(h)
         q, k, v = (self.linear(h, w, f"attn_{part}") for part in "qkv")
-        q = self.rotate(q.view(n, self.heads, self.width), angles).transpose(0, 1)
-        k = self.rotate(k.view(n, self.keys, self.width), angles).transpose(0, 1)
+        q, k = q.view(n, self.heads, self.width), k.view(n, self.keys, self.width)
+        if "attn_q_norm.weight" in w:
+            q, k = self.norm(q, w["attn_q_norm.weight"]), self.norm(k, w["attn_k_norm.weight"])
+        q, k = self.rotate(q, angles).transpose(0, 1), self.rotate(k, angles).transpose(0, 1)
         v = v.view(n, self.keys, self.width).transpose(0, 1)
         k, v = (t.repeat_interleave(self.heads // self.keys, 0) for t in (k, v))
         if spans is None:
@@ -83,7 +89,12 @@ class Decoder:
         self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None,
         spans: Spans | None = None,
     ) -> Tensor:  # fmt: skip
-        """One layer, [n, hidden] -> [n, hidden]. `see` gets the input of each linear, and attention's and the MLP's outputs."""
+        """One layer, [n, hidden] -> [n, hidden]. `see` gets the input of each linear, and attention's and the MLP's outputs.
+
+        Where x is wider, by features of the tower that are added behind one of the first layers each (DeepStack, Meng et al. 2024,
+        arXiv 2406.04334), the next are added and the others handed on: [n, hidden * k] -> [n, hidden * (k - 1)].
+        """
+        x, *features = x.split(len(w["attn_norm.weight"]), 1)
         h = self.norm(x, w["attn_norm.weight"])
         see("attn_norm", h)
         a = self.attend(h, w, angles, spans)
@@ -97,7 +108,7 @@ class Decoder:
         see("ffn_down", m)
         out = self.linear(m, w, "ffn_down")
         see("mlp", out)
-        return x + out
+        return torch.cat([x + out + features[0], *features[1:]], 1) if features else x + out
 
 
 def decoder_of(lm: Half) -> Decoder:
@@ -121,6 +132,12 @@ def decoder_of(lm: Half) -> Decoder:
     if "rope_freqs.weight" in lm.tensors:
         frequencies = frequencies / tensor(lm.tensors["rope_freqs.weight"]).double()
     sections = lm.value(f"{kind}.rope.dimension_sections")
+    axes = None
+    if sections is not None and kind in INTERLEAVED:
+        turn = torch.arange(width // 2) % 3
+        axes = torch.where(torch.arange(width // 2) < 3 * torch.tensor(sections)[turn], turn, 0)
+    elif sections is not None:
+        axes = torch.repeat_interleave(torch.arange(3), torch.tensor(sections[:3]))
     return Decoder(
         layers=lm.number("block_count"),
         heads=heads,
@@ -128,7 +145,7 @@ def decoder_of(lm: Half) -> Decoder:
         width=width,
         eps=value("attention.layer_norm_rms_epsilon", 1e-5),
         frequencies=frequencies.float(),
-        sections=tuple(sections) if sections is not None else None,
+        axes=axes,
         neighbours=kind == "llama",
     )
 

@@ -81,8 +81,8 @@ def tower_rules(layers: int, hidden: int, patch_size: int, merged: int, out: int
     return rules
 
 
-def text_parts(config: dict[str, Any]) -> tuple[TextArgs, dict[str, Any], bool]:
-    """Arguments and gguf metadata of a Qwen2 LM with M-RoPE, and whether its embedding is tied."""
+def text_parts(config: dict[str, Any], architecture: str) -> tuple[TextArgs, dict[str, Any], bool]:
+    """Arguments and gguf metadata of a Qwen LM with M-RoPE, and whether its embedding is tied."""
     raw, rope = text_of(config)
     text: TextArgs = args_of(TextArgs, {"rope_theta": 1e6, "rms_norm_eps": 1e-5} | raw)
     sections = rope.get("mrope_section")
@@ -92,7 +92,7 @@ def text_parts(config: dict[str, Any]) -> tuple[TextArgs, dict[str, Any], bool]:
         raise EdgeVqaError("rope scaling beside M-RoPE is not supported", "use an original checkpoint")
     if raw.get("use_sliding_window"):
         raise EdgeVqaError("use_sliding_window in config.json is not supported", "use an original checkpoint")
-    metadata = text_metadata(text, "qwen2vl") | {"qwen2vl.rope.dimension_sections": [*sections, 0]}
+    metadata = text_metadata(text, architecture) | {f"{architecture}.rope.dimension_sections": [*sections, 0]}
     return text, metadata, is_tied(config, raw)
 
 
@@ -141,12 +141,13 @@ def refuse_unfit(merge: int, frames: int, act: str, wanted: str) -> None:
 
 
 def plan_of(
-    config: dict[str, Any], preprocessor: dict[str, Any], patch_size: int, vision: dict[str, Rule], metadata: dict[str, Any]
-) -> Plan:
-    """What both versions share, around the tower's tensors and metadata."""
-    text, lm_metadata, tied = text_parts(config)
+    config: dict[str, Any], preprocessor: dict[str, Any], patch_size: int, vision: dict[str, Rule], metadata: dict[str, Any],
+    kind: str = "qwen2",
+) -> Plan:  # fmt: skip
+    """What all versions share, around the tower's tensors and metadata. kind: of the LM."""
+    text, lm_metadata, tied = text_parts(config, f"{kind}vl")
     return Plan(
-        lm=text_rules(text, "model", "lm_head.weight", qwen2=True),
+        lm=text_rules(text, "model", "lm_head.weight", kind=kind),
         vision=vision,
         lm_metadata=lm_metadata,
         vision_metadata=metadata,

@@ -1,4 +1,5 @@
-"""The language models: Llama's decoder layer, and Qwen2's, which differs by three biases and by how it rotates.
+"""The language models: Llama's decoder layer; Qwen2's, which differs by three biases and by how it rotates; Qwen3's, which has
+norms of queries and keys instead of the biases.
 
 Names and shapes from `transformers`' modeling_llama.py and modeling_qwen2_vl.py; gguf names from llama.cpp's gguf-py.
 """
@@ -83,11 +84,11 @@ def rope_factors(args: TextArgs, scaling: dict[str, Any]) -> Tensor:
     return np.array(factors, np.float32)
 
 
-def text_rules(args: TextArgs, prefix: str, head: str, *, qwen2: bool = False) -> dict[str, Rule]:
+def text_rules(args: TextArgs, prefix: str, head: str, *, kind: str = "llama") -> dict[str, Rule]:
     """By gguf name: checkpoint names under `prefix`, the output matrix under `head`.
 
-    `qwen2`: queries, keys and values have biases, and llama.cpp rotates halves as `transformers` does; in Llama it rotates
-    neighbours, so rows of queries and keys change places.
+    kind: `llama`, where llama.cpp rotates neighbours and `transformers` halves, so that rows of queries and keys change places;
+    `qwen2`, with biases of queries, keys and values; `qwen3`, with norms of queries and keys.
     """
     hidden, inner, width = args.hidden_size, args.intermediate_size, args.width
     queries, keys = args.num_attention_heads * width, args.kv_heads * width
@@ -101,10 +102,12 @@ def text_rules(args: TextArgs, prefix: str, head: str, *, qwen2: bool = False) -
         rules[f"{block}.attn_norm.weight"] = Rule(f"{layer}.input_layernorm.weight", (hidden,))
         for short, heads, rows in (("q", args.num_attention_heads, queries), ("k", args.kv_heads, keys), ("v", 0, keys)):
             source, target = f"{layer}.self_attn.{short}_proj", f"{block}.attn_{short}"
-            change = None if qwen2 or not heads else _interleave(heads, f"{source}.weight")
+            change = _interleave(heads, f"{source}.weight") if kind == "llama" and heads else None
             rules[f"{target}.weight"] = Rule(f"{source}.weight", (rows, hidden), change)
-            if qwen2:
+            if kind == "qwen2":
                 rules[f"{target}.bias"] = Rule(f"{source}.bias", (rows,))
+            if kind == "qwen3" and heads:
+                rules[f"{target}_norm.weight"] = Rule(f"{layer}.self_attn.{short}_norm.weight", (width,))
         rules |= {
             f"{block}.attn_output.weight": Rule(f"{layer}.self_attn.o_proj.weight", (hidden, queries)),
             f"{block}.ffn_norm.weight": Rule(f"{layer}.post_attention_layernorm.weight", (hidden,)),

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from converters import ggml
 from converters.decoder import Spans, Weights, decoder_of
@@ -142,11 +142,12 @@ class Lm(nn.Module):  # type: ignore[misc]
         }
 
     def entering(self, rows: Sequence[Shown]) -> tuple[Tensor, Tensor, Spans]:
-        """What the first layer gets, [tokens of all rows, hidden]; the tokens' angles; which sees which."""
+        """What the first layer gets, [tokens of all rows, width of image embeddings]; the tokens' angles; which sees which."""
         tokens = torch.cat([row.tokens for row in rows])
         shown = tokens == IMAGE
         x = self.matrices[_key(TABLES[0])].rows(tokens.clamp_min(0))
-        x = x.masked_scatter(shown[:, None], torch.cat([row.image.float() for row in rows]))
+        image = torch.cat([row.image.float() for row in rows])
+        x = pad(x, (0, image.shape[1] - x.shape[1])).masked_scatter(shown[:, None], image)
         return x, self.decoder.angles(torch.cat([row.positions for row in rows], 1)), [row.seen() for row in rows]
 
     def forward(self, rows: Sequence[Shown]) -> Tensor:

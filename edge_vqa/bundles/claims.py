@@ -24,6 +24,7 @@ RANGES = {
     "attention.value_length": (1, 4096),
     "rope.dimension_count": (0, 4096),
     "vocab_size": (1, 1 << 22),
+    "n_deepstack_layers": (0, 64),
     "expert_count": (0, 1024),
     "expert_used_count": (0, 1024),
     "image_size": (1, 1 << 14),
@@ -98,6 +99,7 @@ def _lm(header: Header) -> None:
     values = _numbers(header, f"{header.metadata['general.architecture']}.")
     width, blocks = values["embedding_length"], values["block_count"]
     _require(_layers(header, "blk.") == set(range(blocks)), f"block_count is {blocks}")
+    _require(values.get("n_deepstack_layers", 0) < blocks, "n_deepstack_layers")  # llama.cpp adds none behind the last layer
     words: Any = header.metadata.get("tokenizer.ggml.tokens")
     _require(isinstance(words, list) and len(words) >= LEAST_TOKENS, "tokenizer.ggml.tokens")
     n = len(words)

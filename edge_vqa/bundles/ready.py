@@ -25,6 +25,7 @@ PROJECTORS = {
     "idefics3": ("idefics3", "<image>"),
     "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
     "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
+    "qwen3vl_merger": ("qwen3_vl", "<|image_pad|>"),
     "mlp": ("llava", "<image>"),
 }
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
@@ -115,7 +116,7 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         side = data["image_size"]
         tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2
         return Preprocessing(side, max(side, data.get("preproc_image_size", side)), tokens)
-    if projector in ("qwen2vl_merger", "qwen2.5vl_merger"):
+    if projector in ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"):
         unit = data["patch_size"] * data.get("spatial_merge_size", 2)
         return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
     if projector == "mlp" and "v.class_embd" in vision.tensors and "image_grid_pinpoints" not in data:

@@ -19,6 +19,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
@@ -59,19 +61,22 @@ CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "smolvlm")
+KINDS = ("idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
 
 
 def _as_published(folder: Path, kind: str) -> None:
     """Write config.json as the published checkpoints have it, older than `transformers` 5.
 
-    SmolVLM: an integer rope base beside a scaling of null. Qwen: the LM's keys at the top level.
+    SmolVLM: an integer rope base beside a scaling of null. Qwen2: the LM's keys at the top level.
     """
     path = folder / "config.json"
     config = json.loads(path.read_text())
     text = config["text_config"]
     rope = text.pop("rope_parameters")
-    if kind.startswith("qwen"):
+    if kind == "qwen3_vl":
+        sections = {"mrope_interleaved": True, "mrope_section": rope["mrope_section"], "rope_type": "default"}
+        text |= {"rope_theta": rope["rope_theta"], "rope_scaling": sections}
+    elif kind.startswith("qwen"):
         text |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
         del config["text_config"]
         config = text | config
@@ -102,7 +107,7 @@ def make(
 ) -> Path:
     """Write a checkpoint of `kind`: Idefics3 and SmolVLM with the embedded model's tokenizer, others with small ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    build = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl}.get(kind)
+    build = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}.get(kind)
     torch.manual_seed(0)
     net = build(folder, tied, text) if build else _idefics3(folder, kind, tied, text)
     perturb(net)
@@ -166,6 +171,20 @@ def _qwen2_5_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
         "fullatt_block_indexes": [1, 3],
     }
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=made, vision_config=tower, **ids))
+
+
+def _qwen3_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [3, 3, 2], "mrope_interleaved": True}
+    # one layer more than get features of the tower
+    made, ids = _qwen_text(folder, tied, {"head_dim": 16, "num_hidden_layers": 3, "rope_parameters": rope, **text})
+    processor = {"size": {"shortest_edge": 2**16, "longest_edge": 2**24}, "patch_size": 16, "merge_size": 2}
+    processor |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    tower = {
+        **{"depth": 4, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64},
+        **{"num_position_embeddings": 144, "deepstack_visual_indexes": [1, 2]},
+    }
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=made, vision_config=tower, **ids))
 
 
 def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ from edge_vqa.llm.prompt import Piece, Text, Tile, picture_pieces, question_piec
 from edge_vqa.pictures.open import Picture, Rgb
 from edge_vqa.trust.trace import Trace
 
-IMAGE_TOKENS = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}  # others write <image>
+IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pad|>")  # others write <image>
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +93,9 @@ class Reference:
             return {"pixel_values": torch.stack(values)}
         if self.bundle.manifest.architecture not in IMAGE_TOKENS:
             return {"pixel_values": torch.stack(values)[None]}
-        (value,), patch, merge = values, 14, 2
+        (value,), patch, merge = values, self.pixels.tile // 2, 2
         rows, columns = value.shape[1] // patch, value.shape[2] // patch
-        # [frame, 3, rows / 2, 2, 14, columns / 2, 2, 14] -> a row of 3 * 2 * 14 * 14 a patch, 2 x 2 neighbours together
+        # [frame, 3, rows / 2, 2, side, columns / 2, 2, side] -> a row of 3 * 2 * side * side a patch, 2 x 2 neighbours together
         cut = value.expand(2, 3, -1, -1).reshape(2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
         flat = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
         return {"pixel_values": flat, "image_grid_thw": torch.tensor([[1, rows, columns]])}

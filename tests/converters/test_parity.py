@@ -92,6 +92,8 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
         ("qwen2_vl", {"published": True, "tied": True, "dtype": torch.bfloat16}),
         ("qwen2_5_vl", {}),
         ("qwen2_5_vl", {"published": True, "shards": True, "num_key_value_heads": 1}),
+        ("qwen3_vl", {}),
+        ("qwen3_vl", {"published": True, "tied": True, "shards": True}),
         ("smolvlm", {"published": True}),
         ("smolvlm", {"tied": True, "shards": True, "dtype": torch.float16}),
     ],

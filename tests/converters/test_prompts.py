@@ -17,6 +17,7 @@ from edge_vqa.pictures.open import open_picture
 from edge_vqa.pictures.sizes import crop, fitted
 from tests.conftest import EXAMPLES
 from tests.converters.random_checkpoints import KINDS, make
+from tests.converters.reference import IMAGE_TOKENS
 
 # `|` marks where one piece ends and the next begins, (picture) the picture
 SNAPSHOTS = {
@@ -28,7 +29,7 @@ SNAPSHOTS = {
     "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
     "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
 }
-SNAPSHOTS["qwen2_5_vl"] = SNAPSHOTS["qwen2_vl"]
+SNAPSHOTS["qwen2_5_vl"] = SNAPSHOTS["qwen3_vl"] = SNAPSHOTS["qwen2_vl"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,7 +50,7 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
     theirs = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
     )
-    token = {"qwen2_vl": "<|image_pad|>", "qwen2_5_vl": "<|image_pad|>"}.get(kind, "<image>")
+    token = IMAGE_TOKENS.get(kind, "<image>")
     fenced = "<fake_token_around_image><global-img>(picture)<fake_token_around_image>"
     picture = fenced if kind in ("idefics3", "smolvlm") else "(picture)"
     bos = "<s>" if kind == "llava" else ""  # which the tokenizer adds, not the template

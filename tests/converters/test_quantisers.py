@@ -219,7 +219,7 @@ def test_hqqs_file_differs_from_plain_q4_1_in_its_blocks_only(tmp_path: Path) ->
 # -- MBQ --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["idefics3", "llava", "qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("kind", ["idefics3", "llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_path: Path) -> None:
     """The torch decoder on calibration samples gives the logits that `transformers` gives on the whole prompt."""
     checkpoint = make(tmp_path / "checkpoint", kind, num_key_value_heads=1)
@@ -246,7 +246,7 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
         reference.close()
 
 
-@pytest.mark.parametrize("kind", ["mini", "llava", "qwen2_vl"])
+@pytest.mark.parametrize("kind", ["mini", "llava", "qwen2_vl", "qwen3_vl"])
 def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
     checkpoint = CHECKPOINT if kind == "mini" else make(tmp_path / "checkpoint", kind)
     photo, rng = open_picture(EXAMPLES / "cat.jpg"), np.random.default_rng(3)

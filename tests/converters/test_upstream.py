@@ -21,11 +21,14 @@ DIFFERENCES = {
     "tokenizer.ggml.add_eos_token": "the same",
     "tokenizer.ggml.eot_token_id": "ours ends Idefics3's turn, which upstream leaves to a list of known names",
     "clip.vision.feed_forward_length": "upstream writes the LM's width for Qwen2-VL; nothing reads it there",
-    # upstream leaves these to llama.cpp's defaults for Qwen2-VL, which are the same values
+    # upstream leaves these to llama.cpp's defaults for Qwen2-VL and Qwen3-VL, which are the same values
     "qwen2vl.attention.key_length": "width / heads",
     "qwen2vl.attention.value_length": "width / heads",
     "qwen2vl.rope.dimension_count": "width / heads",
     "qwen2vl.vocab_size": "the number of tokens",
+    "qwen3vl.rope.dimension_count": "width / heads",
+    "qwen3vl.vocab_size": "the number of tokens",
+    "clip.vision.attention.layer_norm_epsilon": "upstream writes the LM's for Qwen3-VL; transformers' is 1e-6",
 }
 
 
@@ -43,7 +46,7 @@ def test_names_shapes_and_metadata_are_llama_cpps_own(kind: str, tmp_path: Path)
                 exact = isinstance(upstream.get(key), (str, bool, type(None)))
                 wanted = upstream.get(key) if exact else pytest.approx(upstream[key], rel=1e-6)
                 assert mine.get(key) == wanted, f"{half}: {key}"
-        if "qwen" in kind and half == "lm":
+        if kind in ("qwen2_vl", "qwen2_5_vl") and half == "lm":
             assert mine["qwen2vl.attention.key_length"] * mine["qwen2vl.attention.head_count"] == 64
 
 

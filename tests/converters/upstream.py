@@ -1,9 +1,9 @@
 """What llama.cpp's own converter makes of our random checkpoints, written down for the tests.
 
-    python -m tests.converters.upstream LLAMA_CPP [--write]
+    python -m tests.converters.upstream LLAMA_CPP [KIND ...] [--write]
 
 LLAMA_CPP is a source tree of the llama.cpp inside the installed llama-cpp-python (vendor/llama.cpp of its source
-distribution). For each architecture it prints the largest logit error against `transformers` of our f32 pair and of
+distribution); it wants sentencepiece installed. For each architecture it prints the largest logit error against `transformers` of our f32 pair and of
 llama.cpp's, on the same pictures and questions, and with --write stores names, shapes, metadata and its error in
 tests/data/upstream/.
 """
@@ -29,7 +29,7 @@ from tests.converters.random_checkpoints import make
 from tests.converters.reference import Reference
 
 STORED = Path(__file__).parent.parent / "data" / "upstream"
-KINDS = ("idefics3", "qwen2_5_vl", "qwen2_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
+KINDS = ("idefics3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
 # Two aspect ratios, two questions on each
 ASKED = [(size, question) for size in ((300, 200), (120, 300)) for question in ("what is this? " * 5, "Is it red?")]
 
@@ -85,7 +85,7 @@ def largest_error(checkpoint: Path, folder: Path) -> float:
 
 def main() -> None:
     llama_cpp, write = Path(sys.argv[1]), "--write" in sys.argv
-    for kind in KINDS:
+    for kind in [name for name in sys.argv[2:] if name != "--write"] or KINDS:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             checkpoint = make(folder / "checkpoint", kind, published=kind == "smolvlm")
