@@ -66,7 +66,7 @@ def collect(
     threads: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Sample]:
-    """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM of as few layers as run."""
+    """Embed pictures, prompts and answers. The tokenizer and the tower run in llama.cpp, on a stub of the LM."""
     with TemporaryDirectory(dir=vision.parent) as folder:
         stub = Path(folder) / "stub.gguf"
         _write_stub(stub, model.lm, threads)
@@ -99,7 +99,7 @@ def _write_stub(path: Path, lm: Half, threads: int) -> None:
 
 
 class _Embeddings:
-    """The embedding table, float16 to keep it small; rows as wide as those of a picture, with nothing in what they are wider."""
+    """The embedding table, float16 to keep it small; its rows are padded to the width of a picture's embeddings."""
 
     def __init__(self, lm: Half, width: int) -> None:
         self._table, self._width = lm.tensors["token_embd.weight"].read().astype(np.float16), width

@@ -91,8 +91,8 @@ class Decoder:
     ) -> Tensor:  # fmt: skip
         """One layer, [n, hidden] -> [n, hidden]. `see` gets the input of each linear, and attention's and the MLP's outputs.
 
-        Where x is wider, by features of the tower that are added behind one of the first layers each (DeepStack, Meng et al. 2024,
-        arXiv 2406.04334), the next are added and the others handed on: [n, hidden * k] -> [n, hidden * (k - 1)].
+        x may be wider, by features of the tower that are added behind one of the first layers each (DeepStack, Meng et al.
+        2024, arXiv 2406.04334): the next are added and the others handed on, [n, hidden * k] -> [n, hidden * (k - 1)].
         """
         x, *features = x.split(len(w["attn_norm.weight"]), 1)
         h = self.norm(x, w["attn_norm.weight"])

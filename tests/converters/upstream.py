@@ -3,9 +3,9 @@
     python -m tests.converters.upstream LLAMA_CPP [KIND ...] [--write]
 
 LLAMA_CPP is a source tree of the llama.cpp inside the installed llama-cpp-python (vendor/llama.cpp of its source
-distribution); it wants sentencepiece installed. For each architecture it prints the largest logit error against `transformers` of our f32 pair and of
-llama.cpp's, on the same pictures and questions, and with --write stores names, shapes, metadata and its error in
-tests/data/upstream/.
+distribution); it wants sentencepiece installed. For each architecture it prints the largest logit error against `transformers`
+of our f32 pair and of llama.cpp's, on the same pictures and questions, and with --write stores names, shapes, metadata and its
+error in tests/data/upstream/.
 """
 
 from __future__ import annotations
