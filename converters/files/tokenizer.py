@@ -24,12 +24,13 @@ _SPLITS = {rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe", rf"{_LETTERS}|\p{
 
 @dataclass(frozen=True)
 class Tokenizer(Vocabulary):
-    """What a gguf says of a tokenizer. `merges` belong to byte-level BPE, `scores`, by id, to SentencePiece."""
+    """What a gguf says of a tokenizer. `merges` belong to byte-level BPE, `scores`, by id, and `space_prefix` to SentencePiece."""
 
     model: str
     pre: str
     merges: list[str]
     scores: list[float]
+    space_prefix: bool
 
 
 def _pre_tokenizer(spec: dict[str, Any]) -> str:
@@ -75,12 +76,18 @@ def _normal_form(spec: dict[str, Any]) -> str:
     return kind or ""
 
 
-def _check_sentencepiece(spec: dict[str, Any]) -> None:
-    """Llama's: a space before each text and behind each special token, spaces written as U+2581."""
-    steps = (spec.get("normalizer") or {}).get("normalizers", [])
-    wanted = [("Prepend", "\u2581"), ("Replace", "\u2581")]
-    if [(step.get("type"), step.get("prepend", step.get("content"))) for step in steps] != wanted or spec.get("pre_tokenizer"):
+def _space_prefix(spec: dict[str, Any]) -> bool:
+    """Whether SentencePiece puts a space before each text and behind each special token, as Llama's does and Gemma's does not;
+    both write spaces as U+2581."""
+    found = spec.get("normalizer") or {}
+    steps = [(step.get("type"), step.get("prepend", step.get("content"))) for step in found.get("normalizers", [found])]
+    before = spec.get("pre_tokenizer") or {}
+    if before and (before.get("type"), before.get("pattern")) != ("Split", {"String": " "}):  # no space is left to split at
+        steps = []
+    prepended = steps[:1] == [("Prepend", "\u2581")]
+    if steps[prepended:] != [("Replace", "\u2581")]:
         raise EdgeVqaError("this kind of SentencePiece tokenizer is not known", "use a checkpoint with Llama's tokenizer.json")
+    return prepended
 
 
 def _scores(tokens: list[str], merges: list[str]) -> list[float]:
@@ -106,6 +113,7 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
     if model.get("type") != "BPE":
         raise EdgeVqaError(f"the tokenizer of {checkpoint.folder} is no BPE", "use an original checkpoint")
     sentencepiece = bool(model.get("byte_fallback"))
+    space_prefix = sentencepiece and _space_prefix(spec)
     tokens = [f"[PAD{i}]" for i in range(vocabulary)]
     types = [UNUSED] * vocabulary
     ids: dict[str, int] = dict(model["vocab"])
@@ -119,7 +127,6 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
     for token, number in ids.items():
         tokens[number], types[number] = token, NORMAL
     if sentencepiece:
-        _check_sentencepiece(spec)
         for number in range(256):
             if (byte := f"<0x{number:02X}>") in ids:
                 types[ids[byte]] = BYTE
@@ -140,7 +147,9 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
     if end is not None:  # the chat form of Idefics3 and SmolVLM ends a turn with it
         special["eos"] = end
         special["eot"] = end
-    elif "eos" not in special and isinstance(text_config.get("eos_token_id"), int):
+    elif "<end_of_turn>" in ids:  # Gemma's
+        special["eot"] = ids["<end_of_turn>"]
+    if "eos" not in special and isinstance(text_config.get("eos_token_id"), int):
         special["eos"] = text_config["eos_token_id"]
     return Tokenizer(
         model="llama" if sentencepiece else "gpt2",
@@ -149,6 +158,7 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
         types=types,
         merges=[] if sentencepiece else merges,
         scores=_scores(tokens, merges) if sentencepiece else [],
+        space_prefix=space_prefix,
         special=special,
         starts_with_bos=_starts_with_bos(spec, _text(config.get("bos_token"))),
         chat_template=chat_template or _chat_template(checkpoint, config),
@@ -161,7 +171,9 @@ ROLES = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "pad
 
 def metadata(made: Tokenizer) -> dict[str, Any]:
     """The gguf keys of a tokenizer."""
-    parts: dict[str, Any] = {"merges": made.merges} if made.merges else {"scores": made.scores, "add_space_prefix": True}
+    parts: dict[str, Any] = (
+        {"merges": made.merges} if made.merges else {"scores": made.scores, "add_space_prefix": made.space_prefix}
+    )
     return {
         "tokenizer.ggml.model": made.model,
         "tokenizer.ggml.pre": made.pre,

@@ -19,7 +19,7 @@ TOWERS = tuple(BACKENDS.values())
 ESTIMATORS = ("selector", "selector_early", "familiarity")  # roles of small graphs over the features of a trace
 ROLES = ("lm", *TOWERS, *ESTIMATORS)
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
-METHODS = ("tiles", "crop", "whole", "dynamic", "native")  # of preprocessing
+METHODS = ("tiles", "crop", "square", "whole", "dynamic", "native")  # of preprocessing
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Preprocessing:
     - `tiles` (Idefics3, SmolVLM): one square of side `tile` at low detail; at high detail also the tiles of the picture
       scaled so that its longer side is `longest_edge`. Each makes `tile_tokens`.
     - `crop` (LLaVA-1.5): the shorter side scaled to `tile`, then the central square, which makes `tile_tokens`.
+    - `square` (Gemma 3): the whole picture scaled to a square of side `tile`, which makes `tile_tokens`.
     - `whole` (towers of our own): the whole picture as one square of side `tile`, which makes `tile_tokens`.
     - `dynamic` (Qwen2-VL): both sides multiples of `tile`, each `tile` x `tile` pixels one token; at least `min_tokens`, at
       most `low_tokens` or `high_tokens`.
@@ -99,7 +100,7 @@ class Preprocessing:
     @property
     def most_tokens(self) -> int:
         """LM tokens of the largest picture, marker tokens included; for `native`, a guess."""
-        if self.method in ("crop", "whole"):
+        if self.method in ("crop", "square", "whole"):
             return self.tile_tokens
         if self.method == "dynamic":
             return self.high_tokens

@@ -26,6 +26,7 @@ PROJECTORS = {
     "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
     "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
     "qwen3vl_merger": ("qwen3_vl", "<|image_pad|>"),
+    "gemma3": ("gemma3", "<start_of_image>"),
     "mlp": ("llava", "<image>"),
 }
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
@@ -119,6 +120,9 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
     if projector in ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"):
         unit = data["patch_size"] * data.get("spatial_merge_size", 2)
         return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+    if projector == "gemma3":
+        side, factor = data["image_size"], data.get("projector.scale_factor", 4)
+        return Preprocessing(side, side, (side // data["patch_size"] // factor) ** 2, "bilinear", "square")
     if projector == "mlp" and "v.class_embd" in vision.tensors and "image_grid_pinpoints" not in data:
         side = data["image_size"]
         return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "crop")

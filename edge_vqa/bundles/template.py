@@ -19,6 +19,8 @@ from edge_vqa.errors import EdgeVqaError
 MOST = 2**20  # bytes of a template, and characters of what it writes
 SECONDS, MEMORY = 10.0, 512 * 2**20  # that rendering may take
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
+# What a processor writes around a picture, where it is more than what the chat template writes in its place
+AROUND = {"<start_of_image>": ("\n\n<start_of_image>", "<end_of_image>\n\n")}
 _QUESTION, _PICTURE = "\x02question\x03", "\x02picture\x03"
 
 
@@ -58,7 +60,9 @@ def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_
         raise EdgeVqaError(
             "the chat template does not put one picture before the question", "give another with --chat-template"
         )
+    opening, closing = AROUND.get(mark, ("", ""))
     before, rest = text.split(mark)
+    before, rest = before + opening, closing + rest
     lead, tail = rest.split(_QUESTION)
     if words.starts_with_bos and "bos" in words.special and not before.startswith(words.tokens[words.special["bos"]]):
         before = words.tokens[words.special["bos"]] + before

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.pictures.open import Picture, Rgb
-from edge_vqa.pictures.sizes import crop, fitted, overview, shrunk, slices
+from edge_vqa.pictures.sizes import crop, fitted, overview, shrunk, slices, squared
 
 if TYPE_CHECKING:
     from edge_vqa.bundles.manifest import Preprocessing, Prompt
@@ -60,6 +60,8 @@ def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing:
         pieces = _tiles(picture, detail, prompt, preprocessing)
     elif preprocessing.method == "dynamic":
         pieces = [Text(prompt.before, True), Tile(fitted(picture, detail, preprocessing))]
+    elif preprocessing.method == "square":
+        pieces = [Text(prompt.before, True), Tile(squared(picture, preprocessing))]
     elif preprocessing.method == "whole":
         pieces = [Text(prompt.before, True), Tile(overview(picture, preprocessing))]
     elif preprocessing.method == "crop":

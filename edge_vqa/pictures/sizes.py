@@ -73,6 +73,11 @@ def crop(picture: Picture, preprocessing: Preprocessing) -> Rgb:
     return np.ascontiguousarray(scaled[y : y + side, x : x + side])
 
 
+def squared(picture: Picture, preprocessing: Preprocessing) -> Rgb:
+    """The whole picture scaled to [tile, tile, 3], whatever its shape, as SigLIP's processor does."""
+    return _scaled(picture, preprocessing.tile, preprocessing.tile, preprocessing)
+
+
 def fitted(picture: Picture, detail: str, preprocessing: Preprocessing) -> Rgb:
     """The picture with both sides multiples of `tile`, its shape kept as far as that allows, within the tokens of `detail`.
 

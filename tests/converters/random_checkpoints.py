@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import (
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     LlamaConfig,
@@ -61,7 +63,7 @@ CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+KINDS = ("gemma3", "idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
 
 
 def _as_published(folder: Path, kind: str) -> None:
@@ -73,7 +75,11 @@ def _as_published(folder: Path, kind: str) -> None:
     config = json.loads(path.read_text())
     text = config["text_config"]
     rope = text.pop("rope_parameters")
-    if kind == "qwen3_vl":
+    if kind == "gemma3":
+        scaled = {"factor": 8.0, "rope_type": "linear"}
+        text |= {"rope_theta": 1e6, "rope_local_base_freq": 10000, "rope_scaling": scaled, "sliding_window_pattern": 6}
+        del text["layer_types"]
+    elif kind == "qwen3_vl":
         sections = {"mrope_interleaved": True, "mrope_section": rope["mrope_section"], "rope_type": "default"}
         text |= {"rope_theta": rope["rope_theta"], "rope_scaling": sections}
     elif kind.startswith("qwen"):
@@ -91,8 +97,10 @@ def perturb(net: torch.nn.Module) -> None:
         for parameter in net.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-            else:
+            elif parameter.any():
                 parameter.mul_(2.5)
+            else:  # Gemma 3's projector begins with nothing
+                parameter.normal_(0, 0.1)
 
 
 def make(
@@ -107,7 +115,9 @@ def make(
 ) -> Path:
     """Write a checkpoint of `kind`: Idefics3 and SmolVLM with the embedded model's tokenizer, others with small ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    build = {"llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}.get(kind)
+    build = {"gemma3": _gemma3, "llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}.get(
+        kind
+    )
     torch.manual_seed(0)
     net = build(folder, tied, text) if build else _idefics3(folder, kind, tied, text)
     perturb(net)
@@ -185,6 +195,31 @@ def _qwen3_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
         **{"num_position_embeddings": 144, "deepstack_visual_indexes": [1, 2]},
     }
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=made, vision_config=tower, **ids))
+
+
+def _gemma3(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    used = tokenizers.gemma(folder)
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ids = {entry["content"]: entry["id"] for entry in found}
+    side = {"height": 64, "width": 64}
+    processor = {"size": side, "image_seq_length": 4, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = {
+        **{key: value for key, value in TEXT.items() if key not in ("model_type", "pad_token_id", "bos_token_id")},
+        **{"num_hidden_layers": 6, "vocab_size": used, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 64},
+        **{"eos_token_id": ids["<eos>"], "bos_token_id": ids["<bos>"], "pad_token_id": ids["<pad>"]},
+        **text,
+    }
+    return Gemma3ForConditionalGeneration(
+        Gemma3Config(
+            text_config=made,
+            vision_config={**VISION, "image_size": 64},
+            mm_tokens_per_image=4,
+            image_token_index=ids["<image_soft_token>"],
+            boi_token_index=ids["<start_of_image>"],
+            eoi_token_index=ids["<end_of_image>"],
+        )
+    )
 
 
 def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:

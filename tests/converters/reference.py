@@ -19,7 +19,7 @@ from edge_vqa.llm.prompt import Piece, Text, Tile, picture_pieces, question_piec
 from edge_vqa.pictures.open import Picture, Rgb
 from edge_vqa.trust.trace import Trace
 
-IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pad|>")  # others write <image>
+IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pad|>") | {"gemma3": "<image_soft_token>"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +70,10 @@ class Reference:
         answer = [token.id for token in trace.tokens]
         inputs = self.inputs([piece.rgb for piece in prefix if isinstance(piece, Tile)])
         tokens = torch.tensor([ids + answer[:-1]])
-        if self.bundle.manifest.architecture in IMAGE_TOKENS:
-            inputs["mm_token_type_ids"] = (tokens == self.net.config.image_token_id).long()
+        kind = self.bundle.manifest.architecture
+        if kind in IMAGE_TOKENS:  # Gemma 3: tokens of a picture see each other; others: their positions
+            named = "token_type_ids" if kind == "gemma3" else "mm_token_type_ids"
+            inputs[named] = (tokens == self.net.config.image_token_id).long()
         with torch.no_grad():
             out = self.net(input_ids=tokens, output_hidden_states=True, **inputs)
         logits = out.logits[0, len(ids) - 1 :].numpy()
@@ -89,7 +91,7 @@ class Reference:
         # llama.cpp's patch convolution takes float16 pixels
         scaled = [torch.from_numpy(tile.copy()).permute(2, 0, 1).float() / 255 for tile in tiles]
         values = [((tile - self.mean) / self.std).half().float() for tile in scaled]  # [3, h, w]
-        if self.bundle.manifest.architecture == "llava":
+        if self.bundle.manifest.architecture in ("gemma3", "llava"):
             return {"pixel_values": torch.stack(values)}
         if self.bundle.manifest.architecture not in IMAGE_TOKENS:
             return {"pixel_values": torch.stack(values)[None]}
@@ -102,6 +104,7 @@ class Reference:
 
     def ids(self, pieces: list[Piece]) -> list[int]:
         """`transformers`' own tokenisation of the whole prompt, image tokens spelled out."""
+        # others write <image>
         token, text = IMAGE_TOKENS.get(self.bundle.manifest.architecture, "<image>"), ""
         for piece in pieces:
             if isinstance(piece, Text):

@@ -83,6 +83,8 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
+        ("gemma3", {}),
+        ("gemma3", {"published": True, "shards": True, "num_key_value_heads": 1, "dtype": torch.bfloat16}),
         ("idefics3", {}),
         ("idefics3", {"rope_parameters": LLAMA3_ROPE}),
         ("idefics3", {"head_dim": 32, "num_key_value_heads": 1}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ SNAPSHOTS = {
     "|what is this?|<end_of_utterance>\nAssistant:",
     "smolvlm": "<|im_start|>User:<fake_token_around_image><global-img>|(picture)|<fake_token_around_image>"
     "|what is this?|<end_of_utterance>\nAssistant:",
+    "gemma3": "<bos><start_of_turn>user\n\n\n<start_of_image>|(picture)|<end_of_image>|\n\nwhat is this?"
+    "|<end_of_turn>\n<start_of_turn>model\n",
     "llava": "<s>USER: |(picture)|\nwhat is this? ASSISTANT:|",
     "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
     "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
@@ -44,17 +47,23 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
     ours = [piece.text if isinstance(piece, Text) else "(picture)" for piece in pieces]
     ours += [piece.text for piece in question_pieces("what  is\nthis?", manifest.prompt)]
     assert "|".join(ours) == SNAPSHOTS[kind]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "checkpoint" / "tokenizer.json"))
+    config = json.loads((tmp_path / "checkpoint" / "tokenizer_config.json").read_text())
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(tmp_path / "checkpoint" / "tokenizer.json"), bos_token=config.get("bos_token")
+    )
     content = [{"type": "image"}, {"type": "text", "text": "what is this?"}]
     template = (tmp_path / "checkpoint" / "chat_template.jinja").read_text()
     theirs = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
     )
-    token = IMAGE_TOKENS.get(kind, "<image>")
+    # what each processor writes in the place of the picture
     fenced = "<fake_token_around_image><global-img>(picture)<fake_token_around_image>"
-    picture = fenced if kind in ("idefics3", "smolvlm") else "(picture)"
+    picture = {
+        **dict.fromkeys(("idefics3", "smolvlm"), ("<image>", fenced)),
+        "gemma3": ("<start_of_image>", "\n\n<start_of_image>(picture)<end_of_image>\n\n"),
+    }.get(kind, (IMAGE_TOKENS.get(kind, "<image>"), "(picture)"))
     bos = "<s>" if kind == "llava" else ""  # which the tokenizer adds, not the template
-    assert "".join(ours) == bos + theirs.replace(token, picture)
+    assert "".join(ours) == bos + theirs.replace(*picture)
 
 
 def test_qwens_pictures_have_the_processors_size_and_pixels() -> None:

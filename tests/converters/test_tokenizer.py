@@ -16,7 +16,7 @@ from edge_vqa.llm.engine import Engine
 from edge_vqa.model import Model
 from tests.conftest import CHECKPOINT, Asked
 from tests.converters.random_checkpoints import make
-from tests.converters.tokenizers import QWEN_SPECIAL
+from tests.converters.tokenizers import GEMMA_SPECIAL, QWEN_SPECIAL
 
 SPECIAL = (
     "<|im_start|>",
@@ -42,9 +42,10 @@ def strings(asked: list[Asked], special: tuple[str, ...]) -> list[str]:
     return made
 
 
-@pytest.mark.parametrize("kind", ["mini", "qwen2_vl", "llava"])
+@pytest.mark.parametrize("kind", ["mini", "qwen2_vl", "llava", "gemma3"])
 def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_questions: list[Asked], tmp_path: Path) -> None:
-    """mini: SmolLM's kind of byte-level BPE; qwen2_vl: Qwen2's; llava: SentencePiece with byte fallback."""
+    """mini: SmolLM's kind of byte-level BPE; qwen2_vl: Qwen2's; llava, gemma3: SentencePiece with byte fallback, with and
+    without a space before each text."""
     folder, engine = CHECKPOINT, model._engine
     if kind != "mini":
         folder = make(tmp_path / "checkpoint", kind)
@@ -52,7 +53,10 @@ def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_qu
         bundle = store.read(tmp_path / "bundle")
         engine = Engine(bundle.files["lm"], bundle.files["vision"], bundle.manifest.runtime.preprocessing)
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = {"mini": SPECIAL, "qwen2_vl": QWEN_SPECIAL, "llava": ("<s>", "</s>", "<image>")}[kind]
+    special = {
+        **{"mini": SPECIAL, "qwen2_vl": QWEN_SPECIAL},
+        **{"llava": ("<s>", "</s>", "<image>"), "gemma3": ("<bos>", *GEMMA_SPECIAL)},
+    }[kind]
     texts = strings(easy_questions, special)
     if kind == "qwen2_vl":  # the runtime puts text into the tokenizer's normal form; see Prompt.unicode
         assert bundle.manifest.prompt.unicode == "NFC"

@@ -21,11 +21,14 @@ DIFFERENCES = {
     "tokenizer.ggml.add_eos_token": "the same",
     "tokenizer.ggml.eot_token_id": "ours ends Idefics3's turn, which upstream leaves to a list of known names",
     "clip.vision.feed_forward_length": "upstream writes the LM's width for Qwen2-VL; nothing reads it there",
-    # upstream leaves these to llama.cpp's defaults for Qwen2-VL and Qwen3-VL, which are the same values
+    # upstream leaves these to llama.cpp's defaults which are the same values
     "qwen2vl.attention.key_length": "width / heads",
     "qwen2vl.attention.value_length": "width / heads",
     "qwen2vl.rope.dimension_count": "width / heads",
     "qwen2vl.vocab_size": "the number of tokens",
+    "gemma3.rope.dimension_count": "width / heads",
+    "gemma3.vocab_size": "the number of tokens",
+    "clip.vision.projector.scale_factor": "upstream leaves Gemma 3's to llama.cpp's default, which is the same value",
     "qwen3vl.rope.dimension_count": "width / heads",
     "qwen3vl.vocab_size": "the number of tokens",
     "clip.vision.attention.layer_norm_epsilon": "upstream writes the LM's for Qwen3-VL; transformers' is 1e-6",

@@ -1,10 +1,11 @@
-"""Small tokenizers of the real kinds, trained on made-up words: Qwen2's byte-level BPE and Llama's SentencePiece BPE."""
+"""Small tokenizers of the real kinds, trained on made-up words: Qwen2's byte-level BPE, Llama's and Gemma's SentencePiece BPE."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -22,6 +23,13 @@ QWEN_TEMPLATE = (
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+GEMMA_SPECIAL = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<start_of_image>"
+    "{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'].upper() }}: "
@@ -63,21 +71,39 @@ def qwen2(folder: Path) -> int:
 
 def llama(folder: Path) -> int:
     """Write Llama's kind of tokenizer, as LLaVA-1.5 has it; returns how many tokens it has."""
+    made = _sentencepiece(
+        normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]), "<unk>", "<s>", "</s>"
+    )
+    made.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
+    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    return _write(made, folder, LLAVA_TEMPLATE, **config)
+
+
+def gemma(folder: Path) -> int:
+    """Write Gemma 3's kind of tokenizer; returns how many tokens it has."""
+    made = _sentencepiece(normalizers.Replace(" ", "\u2581"), *("<pad>", "<eos>", "<bos>", "<unk>"))
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in GEMMA_SPECIAL])
+    made.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("\n", "\n\n")])
+    config = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    return _write(made, folder, GEMMA_TEMPLATE, tokenizer_class="PreTrainedTokenizerFast", **config)
+
+
+def _sentencepiece(normalizer: Any, *special: str) -> Tokenizer:
+    """BPE with byte fallback; the one special token that begins a text is `<s>` or `<bos>`."""
     made = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.normalizer = normalizer
     decoding = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     made.decoder = decoders.Sequence(decoding)
     bytes_ = [f"<0x{number:02X}>" for number in range(256)]
     # trained word by word, as SentencePiece does, so that no piece spans two
     made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
-    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<unk>", "<s>", "</s>", *bytes_], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=[*special, *bytes_], show_progress=False)
     made.train_from_iterator(_texts(), trainer)
     made.pre_tokenizer = None  # type: ignore[assignment]
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", made.token_to_id("<s>"))])
-    folder_json = json.loads(made.to_str())
+    first = next(token for token in special if token in ("<s>", "<bos>"))
+    begin = [(first, made.token_to_id(first))]
+    made.post_processor = processors.TemplateProcessing(single=f"{first} $A", special_tokens=begin)
+    made_json = json.loads(made.to_str())
     # byte tokens are part of the vocabulary and not special: text cannot spell them
-    folder_json["added_tokens"] = [entry for entry in folder_json["added_tokens"] if entry["content"] not in bytes_]
-    made = Tokenizer.from_str(json.dumps(folder_json))
-    made.add_special_tokens([AddedToken("<image>", special=True, normalized=False)])
-    config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    return _write(made, folder, LLAVA_TEMPLATE, **config)
+    made_json["added_tokens"] = [entry for entry in made_json["added_tokens"] if entry["content"] not in bytes_]
+    return Tokenizer.from_str(json.dumps(made_json))

@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from converters.convert import convert
+from converters.files import tokenizer
+from converters.files.checkpoint import Checkpoint
 from converters.options import Options
 from edge_vqa.bundles import gguf_file, ready, store
 from edge_vqa.bundles.manifest import Source
@@ -29,7 +32,7 @@ from tests.converters.random_checkpoints import make
 from tests.converters.reference import Reference
 
 STORED = Path(__file__).parent.parent / "data" / "upstream"
-KINDS = ("idefics3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
+KINDS = ("gemma3", "idefics3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
 # Two aspect ratios, two questions on each
 ASKED = [(size, question) for size in ((300, 200), (120, 300)) for question in ("what is this? " * 5, "Is it red?")]
 
@@ -47,15 +50,39 @@ runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
 """
 
 
+def as_it_wants(checkpoint: Path, kind: str) -> None:
+    """What its converter looks for in published checkpoints of these kinds, and `transformers` 5 does not write."""
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    if kind in ("idefics3", "smolvlm"):
+        config["text_config"]["architectures"] = ["VLlama3ForCausalLM"]
+    if kind == "gemma3":
+        weights = checkpoint / "model.safetensors"
+        parts = load_file(weights)
+        names = {name: name.replace("vision_tower.", "vision_tower.vision_model.") for name in parts}
+        save_file({names[name]: part for name, part in parts.items()}, weights)
+        write_sentencepiece(checkpoint)
+    path.write_text(json.dumps(config))
+
+
+def write_sentencepiece(checkpoint: Path) -> None:
+    """tokenizer.model of a checkpoint with Gemma's kind of tokenizer."""
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    with Checkpoint(checkpoint) as opened:
+        words = tokenizer.read(opened, opened.config["text_config"]["vocab_size"])
+    made = proto.ModelProto()
+    made.trainer_spec.model_type, made.trainer_spec.byte_fallback = proto.TrainerSpec.BPE, True
+    made.normalizer_spec.add_dummy_prefix = False
+    for token, score, type_ in zip(words.tokens, words.scores, words.types, strict=True):
+        made.pieces.add(piece=token, score=score, type=type_)
+    (checkpoint / "tokenizer.model").write_bytes(made.SerializeToString())
+
+
 def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str) -> tuple[Path, Path]:
     """LM and mmproj in f32, by llama.cpp's converter."""
     folder.mkdir(parents=True)
-    path = checkpoint / "config.json"
-    config = json.loads(path.read_text())
-    if "text_config" in config:
-        text = config["text_config"]
-        config["text_config"] = text | {"architectures": ["VLlama3ForCausalLM"]} if "qwen" not in kind else text
-        path.write_text(json.dumps(config))
+    as_it_wants(checkpoint, kind)
     pre = "qwen2" if "qwen" in kind else "smollm"
     for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
         command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
