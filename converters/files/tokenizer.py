@@ -24,7 +24,7 @@ _SPLITS = {rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe", rf"{_LETTERS}|\p{
 
 @dataclass(frozen=True)
 class Tokenizer(Vocabulary):
-    """What a gguf says of a tokenizer. `merges` belong to byte-level BPE, `scores`, by id, and `space_prefix` to SentencePiece."""
+    """What a gguf says of a tokenizer. `merges` are byte-level BPE's; `scores`, by id, and `space_prefix` SentencePiece's."""
 
     model: str
     pre: str

@@ -115,11 +115,8 @@ def make(
 ) -> Path:
     """Write a checkpoint of `kind`: Idefics3 and SmolVLM with the embedded model's tokenizer, others with small ones."""
     folder.mkdir(parents=True, exist_ok=True)
-    build = {"gemma3": _gemma3, "llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}.get(
-        kind
-    )
     torch.manual_seed(0)
-    net = build(folder, tied, text) if build else _idefics3(folder, kind, tied, text)
+    net = BUILD[kind](folder, tied, text) if kind in BUILD else _idefics3(folder, kind, tied, text)
     perturb(net)
     net.to(dtype).save_pretrained(folder, max_shard_size="100KB" if shards else "5GB")
     if published:
@@ -239,3 +236,6 @@ def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
             tie_word_embeddings=tied,
         )
     )
+
+
+BUILD = {"gemma3": _gemma3, "llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}

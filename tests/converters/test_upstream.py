@@ -21,7 +21,7 @@ DIFFERENCES = {
     "tokenizer.ggml.add_eos_token": "the same",
     "tokenizer.ggml.eot_token_id": "ours ends Idefics3's turn, which upstream leaves to a list of known names",
     "clip.vision.feed_forward_length": "upstream writes the LM's width for Qwen2-VL; nothing reads it there",
-    # upstream leaves these to llama.cpp's defaults which are the same values
+    # upstream leaves these to llama.cpp's defaults, which are the same values
     "qwen2vl.attention.key_length": "width / heads",
     "qwen2vl.attention.value_length": "width / heads",
     "qwen2vl.rope.dimension_count": "width / heads",

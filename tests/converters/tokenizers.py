@@ -1,4 +1,4 @@
-"""Small tokenizers of the real kinds, trained on made-up words: Qwen2's byte-level BPE, Llama's and Gemma's SentencePiece BPE."""
+"""Small tokenizers of real kinds, trained on made-up words: Qwen2's byte-level BPE, Llama's and Gemma's SentencePiece BPE."""
 
 from __future__ import annotations
 
