@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,23 @@ def from_gguf(path: Path) -> Half:
             )
         shape = tuple(int(n) for n in reversed(tensor.shape))
         tensors[tensor.name] = Part(shape, type_, partial(_stored, tensor, type_, shape), tensor.name)
-    return Half(metadata, tensors)
+    made = Half(metadata, tensors)
+    if made.value("clip.projector_type") == "internvl":
+        made.tensors.update(_class_token_last(made))
+    return made
+
+
+def _class_token_last(tower: Half) -> dict[str, Part]:
+    """InternVL's class token and positions as our own conversion stores them. llama.cpp's keeps their batch dimension, and the
+    class token's position in front, where llama.cpp's graph has the first patch."""
+    positions, token = (tower.tensors.get(name) for name in ("v.position_embd.weight", "v.class_embd"))
+    if positions is None or token is None or len(positions.shape) != 3:
+        return {}
+    read = positions.read
+    return {
+        "v.position_embd.weight": replace(positions, shape=positions.shape[1:], read=lambda: np.roll(read()[0], -1, 0)),
+        "v.class_embd": replace(token, shape=token.shape[-1:], read=lambda: token.read().reshape(-1)),
+    }
 
 
 def _stored(tensor: Any, type_: str, shape: tuple[int, ...]) -> Floats:

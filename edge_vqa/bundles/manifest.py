@@ -19,7 +19,7 @@ TOWERS = tuple(BACKENDS.values())
 ESTIMATORS = ("selector", "selector_early", "familiarity")  # roles of small graphs over the features of a trace
 ROLES = ("lm", *TOWERS, *ESTIMATORS)
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
-METHODS = ("tiles", "crop", "square", "whole", "dynamic", "native")  # of preprocessing
+METHODS = ("tiles", "crop", "square", "grid", "whole", "dynamic", "native")  # of preprocessing
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Preprocessing:
       scaled so that its longer side is `longest_edge`. Each makes `tile_tokens`.
     - `crop` (LLaVA-1.5): the shorter side scaled to `tile`, then the central square, which makes `tile_tokens`.
     - `square` (Gemma 3): the whole picture scaled to a square of side `tile`, which makes `tile_tokens`.
+    - `grid` (InternVL): as `square` at low detail; at high also, before it, the picture scaled to a grid of such squares of
+      about its shape: at least `min_tokens` of them, and at most `high_tokens` tokens in all.
     - `whole` (towers of our own): the whole picture as one square of side `tile`, which makes `tile_tokens`.
     - `dynamic` (Qwen2-VL): both sides multiples of `tile`, each `tile` x `tile` pixels one token; at least `min_tokens`, at
       most `low_tokens` or `high_tokens`.
@@ -102,7 +104,7 @@ class Preprocessing:
         """LM tokens of the largest picture, marker tokens included; for `native`, a guess."""
         if self.method in ("crop", "square", "whole"):
             return self.tile_tokens
-        if self.method == "dynamic":
+        if self.method in ("dynamic", "grid"):
             return self.high_tokens
         if self.method == "native":
             return 3072

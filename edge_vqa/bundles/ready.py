@@ -26,6 +26,7 @@ PROJECTORS = {
     "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
     "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
     "qwen3vl_merger": ("qwen3_vl", "<|image_pad|>"),
+    "internvl": ("internvl", "<IMG_CONTEXT>"),
     "gemma3": ("gemma3", "<start_of_image>"),
     "mlp": ("llava", "<image>"),
 }
@@ -120,6 +121,13 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
     if projector in ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"):
         unit = data["patch_size"] * data.get("spatial_merge_size", 2)
         return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+    if projector == "internvl" and "v.class_embd" in vision.tensors:
+        side = data["image_size"]
+        tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2
+        most = most_patches(data.get("preproc_max_tiles", 12), tokens)
+        return Preprocessing(
+            side, side, tokens, "bicubic", "grid", data.get("preproc_min_tiles", 1), tokens, tokens * (most + 1)
+        )
     if projector == "gemma3":
         side, factor = data["image_size"], data.get("projector.scale_factor", 4)
         return Preprocessing(side, side, (side // data["patch_size"] // factor) ** 2, "bilinear", "square")
@@ -127,6 +135,12 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         side = data["image_size"]
         return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "crop")
     return _native()
+
+
+def most_patches(most: int, tokens: int) -> int:
+    """How many patches of so many tokens a picture of InternVL is cut into: as many as it was made for, and a small device can
+    afford."""
+    return max(1, min(most, HIGH_TOKENS // tokens))
 
 
 def _vocabulary(data: dict[str, Any], template: str | None) -> Vocabulary:

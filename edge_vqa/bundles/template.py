@@ -20,7 +20,10 @@ MOST = 2**20  # bytes of a template, and characters of what it writes
 SECONDS, MEMORY = 10.0, 512 * 2**20  # that rendering may take
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
 # What a processor writes around a picture, where it is more than what the chat template writes in its place
-AROUND = {"<start_of_image>": ("\n\n<start_of_image>", "<end_of_image>\n\n")}
+AROUND = {
+    "<start_of_image>": ("\n\n<start_of_image>", "<end_of_image>\n\n"),
+    "<IMG_CONTEXT>": ("<img>", "</img>"),
+}
 _QUESTION, _PICTURE = "\x02question\x03", "\x02picture\x03"
 
 

@@ -78,6 +78,31 @@ def squared(picture: Picture, preprocessing: Preprocessing) -> Rgb:
     return _scaled(picture, preprocessing.tile, preprocessing.tile, preprocessing)
 
 
+def grid(picture: Picture, preprocessing: Preprocessing) -> list[Rgb]:
+    """The picture scaled to a grid of squares [tile, tile, 3], row by row; none where one square is enough.
+
+    Of all grids within the limits that whose shape is nearest to the picture's; of several as near, the largest that has less
+    than twice the picture's area. As `transformers`' GotOcr2ImageProcessor chooses, which InternVL uses.
+    """
+    side, (width, height) = preprocessing.tile, picture.size
+    least, most = preprocessing.min_tokens, preprocessing.high_tokens // preprocessing.tile_tokens - 1
+    shapes = [(x, y) for x in range(1, most + 1) for y in range(1, most + 1) if least <= x * y <= most]
+    best = (1, 1)
+    for x, y in sorted(shapes, key=lambda shape: shape[0] * shape[1]):
+        nearer = abs(width / height - x / y) - abs(width / height - best[0] / best[1])
+        if nearer < 0 or (nearer == 0 and width * height > side**2 * x * y / 2):
+            best = x, y
+    if best == (1, 1):
+        return []
+    columns, rows = best
+    pixels = _scaled(picture, columns * side, rows * side, preprocessing)
+    return [
+        np.ascontiguousarray(pixels[y : y + side, x : x + side])
+        for y in range(0, rows * side, side)
+        for x in range(0, columns * side, side)
+    ]
+
+
 def fitted(picture: Picture, detail: str, preprocessing: Preprocessing) -> Rgb:
     """The picture with both sides multiples of `tile`, its shape kept as far as that allows, within the tokens of `detail`.
 

@@ -14,6 +14,8 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -63,7 +65,7 @@ CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("gemma3", "idefics3", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+KINDS = ("gemma3", "idefics3", "internvl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
 
 
 def _as_published(folder: Path, kind: str) -> None:
@@ -219,6 +221,29 @@ def _gemma3(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     )
 
 
+def _internvl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    used = tokenizers.qwen2(folder, tokenizers.INTERNVL_TEMPLATE, tokenizers.INTERNVL_SPECIAL)
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ids = {entry["content"]: entry["id"] for entry in found}
+    processor = {"size": {"height": 32, "width": 32}, "min_patches": 1, "max_patches": 12, "crop_to_patches": True}
+    processor |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    kind = {"model_type": "qwen2", "vocab_size": used + 5, "eos_token_id": ids["<|im_end|>"], "tie_word_embeddings": tied}
+    made = {key: value for key, value in TEXT.items() if key != "pad_token_id"} | kind | text
+    sizes = {"image_size": [32, 32], "patch_size": [8, 8], "use_qk_norm": False, "attention_bias": True}
+    sizes |= {"num_hidden_layers": 4}  # llama.cpp's converter knows no fewer
+    return InternVLForConditionalGeneration(
+        InternVLConfig(
+            text_config=made,
+            vision_config=VISION | sizes,
+            image_token_id=ids["<IMG_CONTEXT>"],
+            image_seq_length=4,
+            downsample_ratio=0.5,
+            tie_word_embeddings=tied,
+        )
+    )
+
+
 def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     used = tokenizers.llama(folder)
     found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -238,4 +263,11 @@ def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     )
 
 
-BUILD = {"gemma3": _gemma3, "llava": _llava, "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+BUILD = {
+    "gemma3": _gemma3,
+    "internvl": _internvl,
+    "llava": _llava,
+    "qwen2_vl": _qwen2_vl,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
+}

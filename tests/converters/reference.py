@@ -19,7 +19,9 @@ from edge_vqa.llm.prompt import Piece, Text, Tile, picture_pieces, question_piec
 from edge_vqa.pictures.open import Picture, Rgb
 from edge_vqa.trust.trace import Trace
 
-IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pad|>") | {"gemma3": "<image_soft_token>"}
+IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pad|>") | {
+    **{"gemma3": "<image_soft_token>", "internvl": "<IMG_CONTEXT>"}
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class Reference:
         inputs = self.inputs([piece.rgb for piece in prefix if isinstance(piece, Tile)])
         tokens = torch.tensor([ids + answer[:-1]])
         kind = self.bundle.manifest.architecture
-        if kind in IMAGE_TOKENS:  # Gemma 3: tokens of a picture see each other; others: their positions
+        if kind in IMAGE_TOKENS and kind != "internvl":  # Gemma 3: tokens of a picture see each other; others: their positions
             named = "token_type_ids" if kind == "gemma3" else "mm_token_type_ids"
             inputs[named] = (tokens == self.net.config.image_token_id).long()
         with torch.no_grad():
@@ -91,7 +93,7 @@ class Reference:
         # llama.cpp's patch convolution takes float16 pixels
         scaled = [torch.from_numpy(tile.copy()).permute(2, 0, 1).float() / 255 for tile in tiles]
         values = [((tile - self.mean) / self.std).half().float() for tile in scaled]  # [3, h, w]
-        if self.bundle.manifest.architecture in ("gemma3", "llava"):
+        if self.bundle.manifest.architecture in ("gemma3", "internvl", "llava"):
             return {"pixel_values": torch.stack(values)}
         if self.bundle.manifest.architecture not in IMAGE_TOKENS:
             return {"pixel_values": torch.stack(values)[None]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,8 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
         ("idefics3", {}),
         ("idefics3", {"rope_parameters": LLAMA3_ROPE}),
         ("idefics3", {"head_dim": 32, "num_key_value_heads": 1}),
+        ("internvl", {}),
+        ("internvl", {"model_type": "qwen3", "head_dim": 16, "tied": True, "shards": True}),
         ("llava", {}),
         ("llava", {"dtype": torch.float16, "shards": True, "num_hidden_layers": 3}),
         ("qwen2_vl", {}),
@@ -158,6 +162,34 @@ def test_never_further_off_than_with_llama_cpps_own_converter(kind: str, tmp_pat
     ours = largest_error(checkpoint, tmp_path / "bundle")
     print(f"\n{kind}: ours {ours:.2e}, llama.cpp's converter {stored:.2e}")
     assert ours <= stored * 1.1, f"{ours:.2e}, llama.cpp's converter {stored:.2e}"  # a tenth for other CPUs
+
+
+def test_internvls_class_token_is_put_in_its_place_when_a_pair_is_converted(tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", "internvl")
+    convert(checkpoint, tmp_path / "bundle", Options(quant="f32", vision_type="f32"))
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    shutil.copy(tmp_path / "bundle" / "lm.gguf", pair)
+    reader = gguf.GGUFReader(tmp_path / "bundle" / "mmproj.gguf")
+    writer = gguf.GGUFWriter(pair / "mmproj.gguf", "clip")  # as llama.cpp's converter writes it
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            inner = field.types[1] if len(field.types) > 1 else None
+            writer.add_key_value(key, field.contents(), field.types[0], inner)
+    for tensor in reader.tensors:
+        values = np.array(tensor.data)
+        if tensor.name == "v.position_embd.weight":
+            values = np.roll(values, 1, 0)[None]
+        if tensor.name == "v.class_embd":
+            values = values[None, None]
+        writer.add_tensor(tensor.name, values)
+    for step in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file, writer.close):
+        step()
+    convert(pair, tmp_path / "kept", Options(quant="keep"))
+    convert(pair, tmp_path / "again", Options(quant="f32", vision_type="f32"))
+    kept, again = (largest_error(checkpoint, tmp_path / name) for name in ("kept", "again"))
+    print(f"\ninternvl: logit error / range {again:.1e}, as llama.cpp's converter writes it {kept:.1e}")
+    assert again <= 1e-3 and kept > 1e-2
 
 
 def test_llavas_class_token_is_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

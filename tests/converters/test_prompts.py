@@ -28,6 +28,7 @@ SNAPSHOTS = {
     "|what is this?|<end_of_utterance>\nAssistant:",
     "gemma3": "<bos><start_of_turn>user\n\n\n<start_of_image>|(picture)|<end_of_image>|\n\nwhat is this?"
     "|<end_of_turn>\n<start_of_turn>model\n",
+    "internvl": "<|im_start|>user\n<img>|(picture)|</img>|\nwhat is this?|<|im_end|>\n<|im_start|>assistant\n",
     "llava": "<s>USER: |(picture)|\nwhat is this? ASSISTANT:|",
     "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
     "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
@@ -60,6 +61,7 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
     fenced = "<fake_token_around_image><global-img>(picture)<fake_token_around_image>"
     picture = {
         **dict.fromkeys(("idefics3", "smolvlm"), ("<image>", fenced)),
+        "internvl": ("<IMG_CONTEXT>", "<img>(picture)</img>"),
         "gemma3": ("<start_of_image>", "\n\n<start_of_image>(picture)<end_of_image>\n\n"),
     }.get(kind, (IMAGE_TOKENS.get(kind, "<image>"), "(picture)"))
     bos = "<s>" if kind == "llava" else ""  # which the tokenizer adds, not the template

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,6 +23,12 @@ QWEN_TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INTERNVL_SPECIAL = ("<img>", "</img>", "<IMG_CONTEXT>")
+INTERNVL_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 GEMMA_SPECIAL = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
@@ -54,8 +61,8 @@ def _write(tokenizer: Tokenizer, folder: Path, template: str, **config: str | No
     return int(tokenizer.get_vocab_size())
 
 
-def qwen2(folder: Path) -> int:
-    """Write Qwen2's kind of tokenizer; returns how many tokens it has."""
+def qwen2(folder: Path, template: str = QWEN_TEMPLATE, more: Sequence[str] = ()) -> int:
+    """Write Qwen2's kind of tokenizer, with more special tokens; returns how many tokens it has."""
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
     split = pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated")
@@ -64,9 +71,9 @@ def qwen2(folder: Path) -> int:
     made.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     made.train_from_iterator(_texts(), trainer)
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in QWEN_SPECIAL])
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*QWEN_SPECIAL, *more)])
     config = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    return _write(made, folder, QWEN_TEMPLATE, bos_token=None, **config)
+    return _write(made, folder, template, bos_token=None, **config)
 
 
 def llama(folder: Path) -> int:

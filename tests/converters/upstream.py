@@ -32,7 +32,15 @@ from tests.converters.random_checkpoints import make
 from tests.converters.reference import Reference
 
 STORED = Path(__file__).parent.parent / "data" / "upstream"
-KINDS = ("gemma3", "idefics3", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")  # it takes LLaVA's class for Pixtral
+KINDS = (
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "qwen2_5_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "smolvlm",
+)  # it takes LLaVA's class for Pixtral
 # Two aspect ratios, two questions on each
 ASKED = [(size, question) for size in ((300, 200), (120, 300)) for question in ("what is this? " * 5, "Is it red?")]
 
@@ -56,6 +64,14 @@ def as_it_wants(checkpoint: Path, kind: str) -> None:
     config = json.loads(path.read_text())
     if kind in ("idefics3", "smolvlm"):
         config["text_config"]["architectures"] = ["VLlama3ForCausalLM"]
+    if kind == "internvl":
+        config["text_config"]["architectures"] = ["Qwen2ForCausalLM"]
+        config["vision_config"]["architectures"] = ["InternVisionModel"]
+        weights = checkpoint / "model.safetensors"
+        parts = load_file(weights)
+        save_file(
+            {f"model.{name}" if name.startswith(("vision", "multi")) else name: part for name, part in parts.items()}, weights
+        )
     if kind == "gemma3":
         weights = checkpoint / "model.safetensors"
         parts = load_file(weights)
@@ -83,7 +99,7 @@ def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str)
     """LM and mmproj in f32, by llama.cpp's converter."""
     folder.mkdir(parents=True)
     as_it_wants(checkpoint, kind)
-    pre = "qwen2" if "qwen" in kind else "smollm"
+    pre = "qwen2" if "qwen" in kind or kind == "internvl" else "smollm"
     for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
         command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
         done = subprocess.run([*command, *more], capture_output=True, text=True)
