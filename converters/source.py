@@ -99,7 +99,12 @@ def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
     words = tokenizer.read(checkpoint, plan.vocabulary, options.chat_template)
     _check_tokens(words, plan)
     prompt = render(
-        words, plan.image_token, instruction=options.instruction, max_tokens=options.max_tokens, detail=options.detail
+        words,
+        plan.image_token,
+        plan.around,
+        instruction=options.instruction,
+        max_tokens=options.max_tokens,
+        detail=options.detail,
     )
     lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(words))
     return Model(architecture, lm, vision, plan.preprocessing, prompt, _key(*sorted(checkpoint.folder.glob("*.safetensors"))))

@@ -14,7 +14,7 @@ from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 Tensor = npt.NDArray[np.float32]
-KNOWN = ("gemma3", "idefics3", "internvl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+KNOWN = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Plan:
     vocabulary: int
     preprocessing: Preprocessing
     image_token: str  # what the chat template writes where the picture goes
+    around: tuple[str, str] = ("", "")  # what the processor puts before and behind it
     required_tokens: tuple[str, ...] = ()  # what the runtime writes around the picture: each one token
     lm_extra: dict[str, Tensor] = field(default_factory=dict)  # tensors that no checkpoint holds, by gguf name
     optional: frozenset[str] = frozenset()  # tensors of the checkpoint that may be missing

@@ -113,6 +113,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(vision.image_size, vision.image_size, tokens, "bilinear", "square"),
         image_token="<start_of_image>",
+        around=("\n\n<start_of_image>", "<end_of_image>\n\n"),
         required_tokens=("<start_of_image>", "<end_of_image>"),
         unused=r"vision_tower\.head\..*|language_model\.lm_head\.weight",
         renamed=(

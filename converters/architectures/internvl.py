@@ -116,6 +116,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(image, image, tokens, "bicubic", "grid", least, tokens, tokens * (most + 1)),
         image_token="<IMG_CONTEXT>",
+        around=("<img>", "</img>"),
         required_tokens=("<img>", "</img>"),
         optional=frozenset({"language_model.lm_head.weight"} if is_tied(config, raw) else ()),
         renamed=(

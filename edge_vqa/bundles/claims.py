@@ -112,7 +112,8 @@ def _lm(header: Header) -> None:
             _require(type(value) is int and (0 <= value < n or value == 0xFFFFFFFF), f"{key} is {value}")
     if "vocab_size" in values:
         _require(values["vocab_size"] == n, f"vocab_size is {values['vocab_size']}")
-    _require("token_embd.weight" in header.tensors and "output_norm.weight" in header.tensors, "it has no embeddings")
+    last = {"output_norm.weight", "token_embd_norm.weight"}  # the second is LFM2's
+    _require("token_embd.weight" in header.tensors and bool(last & set(header.tensors)), "it has no embeddings")
     _shape(header, "token_embd.weight", n, width)
     _shape(header, "output.weight", n, width)
     _shape(header, "output_norm.weight", width)

@@ -20,15 +20,16 @@ from edge_vqa.bundles.manifest import Manifest, Preprocessing, Prompt, Quantisat
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
 from edge_vqa.errors import EdgeVqaError
 
-# clip.projector_type -> Hugging Face's model_type, and what its chat template writes for a picture
+# clip.projector_type -> Hugging Face's model_type, what its chat template writes for a picture, what its processor puts around
 PROJECTORS = {
-    "idefics3": ("idefics3", "<image>"),
-    "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>"),
-    "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>"),
-    "qwen3vl_merger": ("qwen3_vl", "<|image_pad|>"),
-    "internvl": ("internvl", "<IMG_CONTEXT>"),
-    "gemma3": ("gemma3", "<start_of_image>"),
-    "mlp": ("llava", "<image>"),
+    "idefics3": ("idefics3", "<image>", ("", "")),
+    "qwen2vl_merger": ("qwen2_vl", "<|image_pad|>", ("", "")),
+    "qwen2.5vl_merger": ("qwen2_5_vl", "<|image_pad|>", ("", "")),
+    "qwen3vl_merger": ("qwen3_vl", "<|image_pad|>", ("", "")),
+    "internvl": ("internvl", "<IMG_CONTEXT>", ("<img>", "</img>")),
+    "gemma3": ("gemma3", "<start_of_image>", ("\n\n<start_of_image>", "<end_of_image>\n\n")),
+    "lfm2": ("lfm2_vl", "<image>", ("<|image_start|>", "<|image_end|>")),
+    "mlp": ("llava", "<image>", ("", "")),
 }
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
 # can afford, where the processor allows up to 16,384
@@ -90,14 +91,15 @@ def describe(
     projector = str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
     if not data.get("clip.has_vision_encoder"):
         raise EdgeVqaError("the mmproj file holds no vision encoder", "give the mmproj of a vision model")
-    architecture, image_token = PROJECTORS.get(projector, (str(lm.metadata.get("general.architecture")), None))
+    unknown = (str(lm.metadata.get("general.architecture")), None, ("", ""))
+    architecture, image_token, around = PROJECTORS.get(projector, unknown)
     words = _vocabulary(lm.metadata, template)
     try:
         preprocessing = _preprocessing(projector, vision)
     except (KeyError, TypeError, ZeroDivisionError):
         raise EdgeVqaError(f"the mmproj file lacks what its projector {projector!r} needs", "convert it again") from None
     try:
-        prompt = render(words, image_token, instruction=instruction, max_tokens=max_tokens, detail=detail)
+        prompt = render(words, image_token, around, instruction=instruction, max_tokens=max_tokens, detail=detail)
     except EdgeVqaError:
         if image_token is None:
             raise
@@ -121,6 +123,9 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
     if projector in ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"):
         unit = data["patch_size"] * data.get("spatial_merge_size", 2)
         return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+    if projector == "lfm2":
+        unit = data["patch_size"] * data.get("projector.scale_factor", 2)
+        return Preprocessing(unit, unit, 1, "bilinear", "dynamic", LOW_TOKENS // 4, LOW_TOKENS, LOW_TOKENS)
     if projector == "internvl" and "v.class_embd" in vision.tensors:
         side = data["image_size"]
         tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2

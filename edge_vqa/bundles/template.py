@@ -19,11 +19,6 @@ from edge_vqa.errors import EdgeVqaError
 MOST = 2**20  # bytes of a template, and characters of what it writes
 SECONDS, MEMORY = 10.0, 512 * 2**20  # that rendering may take
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
-# What a processor writes around a picture, where it is more than what the chat template writes in its place
-AROUND = {
-    "<start_of_image>": ("\n\n<start_of_image>", "<end_of_image>\n\n"),
-    "<IMG_CONTEXT>": ("<img>", "</img>"),
-}
 _QUESTION, _PICTURE = "\x02question\x03", "\x02picture\x03"
 
 
@@ -42,11 +37,20 @@ class Vocabulary:
     unicode: str
 
 
-def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_tokens: int, detail: str) -> Prompt:
+def render(
+    words: Vocabulary,
+    image_token: str | None,
+    around: tuple[str, str] = ("", ""),
+    *,
+    instruction: str,
+    max_tokens: int,
+    detail: str,
+) -> Prompt:
     """One user turn of a picture and a question, up to where the answer begins.
 
-    image_token is what the template writes for a picture; None: llama.cpp writes what goes around a picture itself, and the
-    picture stands right before the question, as in its own command line tool.
+    image_token is what the template writes for a picture, around what the model's processor puts before and behind the picture
+    that takes its place; None: llama.cpp writes what goes around a picture itself, and the picture stands right before the
+    question, as in its own command line tool.
     """
     question: list[dict[str, str]] = [{"type": "text", "text": _QUESTION}]
     if image_token is not None:
@@ -63,9 +67,8 @@ def render(words: Vocabulary, image_token: str | None, *, instruction: str, max_
         raise EdgeVqaError(
             "the chat template does not put one picture before the question", "give another with --chat-template"
         )
-    opening, closing = AROUND.get(mark, ("", ""))
     before, rest = text.split(mark)
-    before, rest = before + opening, closing + rest
+    before, rest = before + around[0], around[1] + rest
     lead, tail = rest.split(_QUESTION)
     if words.starts_with_bos and "bos" in words.special and not before.startswith(words.tokens[words.special["bos"]]):
         before = words.tokens[words.special["bos"]] + before

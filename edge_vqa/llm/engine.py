@@ -228,10 +228,10 @@ class Engine:
             raise EdgeVqaError("no picture is open", "open one first")
         tokens = self.tokens(pieces)
         self._room(prefix.cells + len(tokens), "the question")
-        self.lm.clear(0, prefix.next)
+        sequence = self.lm.fork(prefix.next)
         if len(tokens) > 1:
-            self.lm.prefill([Run(0, prefix.next, tokens[:-1])])
-        return _Draft(self.lm, prefix, 0, tokens, min(max_tokens, self.lm.n_ctx - prefix.cells - len(tokens)))
+            self.lm.prefill([Run(sequence, prefix.next, tokens[:-1])])
+        return _Draft(self.lm, prefix, sequence, tokens, min(max_tokens, self.lm.n_ctx - prefix.cells - len(tokens)))
 
     def close(self) -> None:
         """Free every native handle; safe to call twice."""

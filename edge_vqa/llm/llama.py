@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edge_vqa.bundles import gguf_file
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.llm.states import ARCHITECTURES, LastStates
 from edge_vqa.llm.threads import Threads
 from edge_vqa.native import bindings
 from edge_vqa.trust.trace import step_statistics
@@ -82,7 +83,9 @@ class Llama:
         settings = llama.llama_context_default_params()
         settings.n_ctx = min(context, llama.llama_model_n_ctx_train(self.model) * sequences)
         settings.n_batch = settings.n_ubatch = N_BATCH
-        settings.n_seq_max = settings.n_outputs_max = sequences  # only the last token of a sequence is ever read
+        # a recurrent state cannot be cut back to the end of a picture: one sequence more, which begins as a copy of it
+        self._rewinds = not (llama.llama_model_is_recurrent(self.model) or llama.llama_model_is_hybrid(self.model))
+        settings.n_seq_max = settings.n_outputs_max = sequences + (not self._rewinds)  # the last token of each is read
         settings.kv_unified = True  # sequences share the cells of a picture
         settings.n_threads, settings.n_threads_batch = threads.decode, threads.prefill
         settings.embeddings = True  # logits and final hidden state from the same call
@@ -91,6 +94,11 @@ class Llama:
         if kv_type == "f32":  # asks for exactness: flash attention would round to float16 on the way
             settings.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         settings.no_perf = True
+        kind = ctypes.create_string_buffer(64)
+        llama.llama_model_meta_val_str(self.model, b"general.architecture", kind, len(kind))
+        self._states = LastStates(self.n_embd) if kind.value in ARCHITECTURES else None
+        if self._states is not None:
+            settings.cb_eval = self._states.callback
         self._context = llama.llama_init_from_model(self.model, settings)
         if not self._context:
             raise EdgeVqaError(
@@ -139,10 +147,21 @@ class Llama:
 
     # -- cache --------------------------------------------------------------------------------------------------------
 
-    def clear(self, sequence: int = -1, first: int = 0) -> None:
-        """Forget a sequence (-1: all of them) from position `first` on."""
-        if not self._llama.llama_memory_seq_rm(self._memory, sequence, first, -1):
+    def clear(self, sequence: int | None = None, first: int = 0) -> None:
+        """Forget a sequence from position `first` on; or all sequences."""
+        if sequence is None:
+            self._llama.llama_memory_clear(self._memory, False)
+        elif not self._llama.llama_memory_seq_rm(self._memory, sequence, first, -1):
             raise EdgeVqaError("llama.cpp could not rewind its cache", "use a model without recurrent layers")
+
+    def fork(self, position: int) -> int:
+        """A sequence that holds what sequence 0 holds before `position`, its prefix, and will go on from there."""
+        if self._rewinds:
+            self.clear(0, position)
+            return 0
+        self.clear(self.sequences)
+        self.share(0, self.sequences)
+        return self.sequences
 
     def share(self, source: int, target: int) -> None:
         """Let another sequence begin with all that `source` holds; no cell is copied."""
@@ -155,8 +174,9 @@ class Llama:
         llama = self._llama
         self._tokens = np.zeros(N_BATCH, np.int32)
         self._positions = np.zeros(4 * N_BATCH, np.int32)
-        self._numbers = (llama.llama_seq_id * self.sequences)(*range(self.sequences))
-        self._addresses = ctypes.addressof(self._numbers) + 4 * np.arange(self.sequences, dtype=np.uint64)
+        n = self.sequences + 1
+        self._numbers = (llama.llama_seq_id * n)(*range(n))
+        self._addresses = ctypes.addressof(self._numbers) + 4 * np.arange(n, dtype=np.uint64)
         self._places = np.zeros(N_BATCH, np.uint64)  # addresses of sequence numbers
         self._ones = np.ones(N_BATCH, np.int32)
         self._read = np.zeros(N_BATCH, np.int8)
@@ -216,18 +236,18 @@ class Llama:
         Both are views that the next call overwrites.
         """
         llama, n = self._llama, len(tokens)
-        llama.llama_set_embeddings(self._context, True)
+        llama.llama_set_embeddings(self._context, self._states is None)
         for i, (sequence, position, token) in enumerate(tokens):
             self._tokens[i], self._positions[i], self._places[i] = token, position, self._addresses[sequence]
         self._read[:n] = 1
+        if self._states is not None:
+            self._states.begin()
         self._decode(n)
-        return [
-            (
-                np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (self.n_vocab,)),
-                np.ctypeslib.as_array(llama.llama_get_embeddings_ith(self._context, i), (self.n_embd,)),
-            )
-            for i in range(n)
-        ]
+        logits = [np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (self.n_vocab,)) for i in range(n)]
+        if self._states is not None:
+            return list(zip(logits, self._states.take(), strict=True))
+        states = (np.ctypeslib.as_array(llama.llama_get_embeddings_ith(self._context, i), (self.n_embd,)) for i in range(n))
+        return list(zip(logits, states, strict=True))
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:
         """Seconds to prefill a prompt of so many tokens, and then to decode an answer of so many, with all that a token costs.

@@ -9,31 +9,15 @@ alone, and so is a tower without one.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edge_vqa.native import bindings
+from edge_vqa.native.tensor import Tensor
 
-_MAX_SRC = 10
 _CLASS = b"v.class_embd"
-
-
-class _Tensor(ctypes.Structure):
-    """The head of `struct ggml_tensor` (ggml.h), up to `src`."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * 4),
-        ("nb", ctypes.c_size_t * 4),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * 16),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * _MAX_SRC),
-    )
 
 
 class ClassTokenOrder:
@@ -54,16 +38,16 @@ class ClassTokenOrder:
         """Called with `ask` for every node before it runs; False lets llama.cpp run on without stopping at it."""
         if not ask:
             return True
-        sources = [int(s) for s in _Tensor.from_address(int(address)).src[:2] if s]
+        sources = [int(s) for s in Tensor.from_address(int(address)).src[:2] if s]
         if len(sources) == 2:
             names = [self._ggml.ggml_get_name(source) for source in sources]
             if names[1] == _CLASS:
                 self._behind = True
             if self._behind and names[1].endswith((b"positions", b"positions#0")):
-                n = int(_Tensor.from_address(sources[1]).ne[0])
+                n = int(Tensor.from_address(sources[1]).ne[0])
                 self._write(sources[1], np.array([*range(1, n), 0], np.int32))
             elif self._behind and names[1].endswith((b"patches", b"patches#0")):
-                n = int(_Tensor.from_address(sources[1]).ne[0])
+                n = int(Tensor.from_address(sources[1]).ne[0])
                 self._write(sources[1], np.arange(n, dtype=np.int32))
                 self._behind = False
         return False

@@ -16,6 +16,8 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
+    Lfm2VlConfig,
+    Lfm2VlForConditionalGeneration,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -65,7 +67,7 @@ CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("gemma3", "idefics3", "internvl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+KINDS = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
 
 
 def _as_published(folder: Path, kind: str) -> None:
@@ -244,6 +246,33 @@ def _internvl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     )
 
 
+def _lfm2_vl(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
+    used = tokenizers.qwen2(folder, tokenizers.LFM2_TEMPLATE, tokenizers.LFM2_SPECIAL, "<|startoftext|>")
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ids = {entry["content"]: entry["id"] for entry in found}
+    processor = {"encoder_patch_size": 16, "downsample_factor": 2, "min_image_tokens": 64, "max_image_tokens": 256}
+    processor |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    made = {
+        **{key: value for key, value in TEXT.items() if key not in ("model_type", "pad_token_id")},
+        **{"vocab_size": used, "num_hidden_layers": 4, "layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+        **{"conv_L_cache": 3, "norm_eps": 1e-5, "block_auto_adjust_ff_dim": True, "block_multiple_of": 32},
+        **{"eos_token_id": ids["<|im_end|>"], "bos_token_id": ids["<|startoftext|>"], "pad_token_id": ids["<|endoftext|>"]},
+        **text,
+    }
+    tower = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 256, "patch_size": 16}
+    tower |= {"vision_use_head": False, "num_hidden_layers": 3}  # llama.cpp's converter knows no fewer
+    return Lfm2VlForConditionalGeneration(
+        Lfm2VlConfig(
+            text_config=made,
+            vision_config=tower,
+            image_token_id=ids["<image>"],
+            downsample_factor=2,
+            projector_hidden_size=96,
+        )
+    )
+
+
 def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     used = tokenizers.llama(folder)
     found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -266,6 +295,7 @@ def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
 BUILD = {
     "gemma3": _gemma3,
     "internvl": _internvl,
+    "lfm2_vl": _lfm2_vl,
     "llava": _llava,
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,

@@ -95,6 +95,12 @@ class Reference:
         values = [((tile - self.mean) / self.std).half().float() for tile in scaled]  # [3, h, w]
         if self.bundle.manifest.architecture in ("gemma3", "internvl", "llava"):
             return {"pixel_values": torch.stack(values)}
+        if self.bundle.manifest.architecture == "lfm2_vl":  # patches in rows, colours last
+            (value,), patch = values, self.pixels.tile // 2
+            rows, columns = value.shape[1] // patch, value.shape[2] // patch
+            flat = value.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(1, rows * columns, -1)
+            seen = {"pixel_attention_mask": torch.ones(1, rows * columns, dtype=torch.long)}
+            return {"pixel_values": flat, "spatial_shapes": torch.tensor([[rows, columns]]), **seen}
         if self.bundle.manifest.architecture not in IMAGE_TOKENS:
             return {"pixel_values": torch.stack(values)[None]}
         (value,), patch, merge = values, self.pixels.tile // 2, 2

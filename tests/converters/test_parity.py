@@ -92,6 +92,8 @@ def test_tiles_are_cut_as_transformers_cuts_them() -> None:
         ("idefics3", {"head_dim": 32, "num_key_value_heads": 1}),
         ("internvl", {}),
         ("internvl", {"model_type": "qwen3", "head_dim": 16, "tied": True, "shards": True}),
+        ("lfm2_vl", {}),
+        ("lfm2_vl", {"shards": True, "num_key_value_heads": 1, "block_auto_adjust_ff_dim": False, "dtype": torch.bfloat16}),
         ("llava", {}),
         ("llava", {"dtype": torch.float16, "shards": True, "num_hidden_layers": 3}),
         ("qwen2_vl", {}),

@@ -29,6 +29,8 @@ SNAPSHOTS = {
     "gemma3": "<bos><start_of_turn>user\n\n\n<start_of_image>|(picture)|<end_of_image>|\n\nwhat is this?"
     "|<end_of_turn>\n<start_of_turn>model\n",
     "internvl": "<|im_start|>user\n<img>|(picture)|</img>|\nwhat is this?|<|im_end|>\n<|im_start|>assistant\n",
+    "lfm2_vl": "<|startoftext|><|im_start|>user\n<|image_start|>|(picture)|<|image_end|>|what is this?"
+    "|<|im_end|>\n<|im_start|>assistant\n",
     "llava": "<s>USER: |(picture)|\nwhat is this? ASSISTANT:|",
     "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
     "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
@@ -62,6 +64,7 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
     picture = {
         **dict.fromkeys(("idefics3", "smolvlm"), ("<image>", fenced)),
         "internvl": ("<IMG_CONTEXT>", "<img>(picture)</img>"),
+        "lfm2_vl": ("<image>", "<|image_start|>(picture)<|image_end|>"),
         "gemma3": ("<start_of_image>", "\n\n<start_of_image>(picture)<end_of_image>\n\n"),
     }.get(kind, (IMAGE_TOKENS.get(kind, "<image>"), "(picture)"))
     bos = "<s>" if kind == "llava" else ""  # which the tokenizer adds, not the template

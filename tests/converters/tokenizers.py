@@ -31,6 +31,12 @@ INTERNVL_TEMPLATE = (
     "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+LFM2_SPECIAL = ("<|startoftext|>", "<|image_start|>", "<|image_end|>", "<image>")
+LFM2_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 GEMMA_SPECIAL = ("<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
 GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n"
@@ -61,7 +67,7 @@ def _write(tokenizer: Tokenizer, folder: Path, template: str, **config: str | No
     return int(tokenizer.get_vocab_size())
 
 
-def qwen2(folder: Path, template: str = QWEN_TEMPLATE, more: Sequence[str] = ()) -> int:
+def qwen2(folder: Path, template: str = QWEN_TEMPLATE, more: Sequence[str] = (), bos: str | None = None) -> int:
     """Write Qwen2's kind of tokenizer, with more special tokens; returns how many tokens it has."""
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
@@ -73,7 +79,7 @@ def qwen2(folder: Path, template: str = QWEN_TEMPLATE, more: Sequence[str] = ())
     made.train_from_iterator(_texts(), trainer)
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*QWEN_SPECIAL, *more)])
     config = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    return _write(made, folder, template, bos_token=None, **config)
+    return _write(made, folder, template, bos_token=bos, **config)
 
 
 def llama(folder: Path) -> int:

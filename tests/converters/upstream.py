@@ -36,6 +36,7 @@ KINDS = (
     "gemma3",
     "idefics3",
     "internvl",
+    "lfm2_vl",
     "qwen2_5_vl",
     "qwen2_vl",
     "qwen3_vl",
@@ -58,27 +59,34 @@ runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
 """
 
 
+# Beginnings of tensors' names that `transformers` 5 writes, and what published checkpoints have
+RENAMED = {
+    "gemma3": (("vision_tower.", "vision_tower.vision_model."),),
+    "internvl": (("vision_tower.", "model.vision_tower."), ("multi_modal_projector.", "model.multi_modal_projector.")),
+    "lfm2_vl": (("model.vision_tower.", "model.vision_tower.vision_model."),),
+}
+# Class names that it looks for
+CLASSES = {
+    "idefics3": {"text_config": "VLlama3ForCausalLM"},
+    "smolvlm": {"text_config": "VLlama3ForCausalLM"},
+    "internvl": {"text_config": "Qwen2ForCausalLM", "vision_config": "InternVisionModel"},
+    "lfm2_vl": {"text_config": "Lfm2ForCausalLM"},
+}
+
+
 def as_it_wants(checkpoint: Path, kind: str) -> None:
     """What its converter looks for in published checkpoints of these kinds, and `transformers` 5 does not write."""
-    path = checkpoint / "config.json"
+    path, weights = checkpoint / "config.json", checkpoint / "model.safetensors"
     config = json.loads(path.read_text())
-    if kind in ("idefics3", "smolvlm"):
-        config["text_config"]["architectures"] = ["VLlama3ForCausalLM"]
-    if kind == "internvl":
-        config["text_config"]["architectures"] = ["Qwen2ForCausalLM"]
-        config["vision_config"]["architectures"] = ["InternVisionModel"]
-        weights = checkpoint / "model.safetensors"
-        parts = load_file(weights)
-        save_file(
-            {f"model.{name}" if name.startswith(("vision", "multi")) else name: part for name, part in parts.items()}, weights
-        )
-    if kind == "gemma3":
-        weights = checkpoint / "model.safetensors"
-        parts = load_file(weights)
-        names = {name: name.replace("vision_tower.", "vision_tower.vision_model.") for name in parts}
-        save_file({names[name]: part for name, part in parts.items()}, weights)
-        write_sentencepiece(checkpoint)
+    for part, name in CLASSES.get(kind, {}).items():
+        config[part]["architectures"] = [name]
     path.write_text(json.dumps(config))
+    parts = load_file(weights)
+    for old, new in RENAMED.get(kind, ()):
+        parts = {new + name[len(old) :] if name.startswith(old) else name: part for name, part in parts.items()}
+    save_file(parts, weights, {"format": "pt"})
+    if kind == "gemma3":
+        write_sentencepiece(checkpoint)
 
 
 def write_sentencepiece(checkpoint: Path) -> None:
@@ -99,7 +107,7 @@ def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str)
     """LM and mmproj in f32, by llama.cpp's converter."""
     folder.mkdir(parents=True)
     as_it_wants(checkpoint, kind)
-    pre = "qwen2" if "qwen" in kind or kind == "internvl" else "smollm"
+    pre = "qwen2" if "qwen" in kind or kind in ("internvl", "lfm2_vl") else "smollm"
     for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
         command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
         done = subprocess.run([*command, *more], capture_output=True, text=True)
