@@ -95,4 +95,6 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         "clip.vision.is_deepstack_layers": [i in deep for i in range(vision.depth)],
     }
     made = plan_of(config, preprocessor, vision.patch_size, tower_rules(vision, deep), metadata, "qwen3")
+    if len(deep) >= made.lm_metadata["qwen3vl.block_count"]:
+        raise EdgeVqaError("the vision tower has features for all layers of the LM", "use an original checkpoint")
     return replace(made, lm_metadata=made.lm_metadata | {"qwen3vl.n_deepstack_layers": len(deep)})

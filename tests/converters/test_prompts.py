@@ -15,7 +15,7 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.llm.prompt import Text, picture_pieces, question_pieces
 from edge_vqa.pictures.open import open_picture
-from edge_vqa.pictures.sizes import crop, fitted
+from edge_vqa.pictures.sizes import crop, fitted, grid, squared
 from tests.conftest import EXAMPLES
 from tests.converters.random_checkpoints import KINDS, make
 from tests.converters.reference import IMAGE_TOKENS
@@ -103,6 +103,49 @@ def test_llavas_pictures_are_cropped_as_clips_processor_crops_them() -> None:
         ours = crop(open_picture(image), Preprocessing(56, 56, 16, "bicubic", "crop"))
         theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0) * 255
         assert np.abs(ours - theirs).max() <= 1.01, f"{shape}: {np.abs(ours - theirs).max()}"
+
+
+def test_gemmas_pictures_are_scaled_to_a_square_as_its_processor_does_it() -> None:
+    from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+
+    ones = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    processor = Gemma3ImageProcessorPil(size={"height": 56, "width": 56}, **ones)
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    for shape in ((300, 200), (120, 301), (56, 56), (40, 30)):
+        image = photo.resize(shape)
+        ours = squared(open_picture(image), Preprocessing(56, 56, 16, "bilinear", "square"))
+        theirs = processor(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0) * 255
+        assert np.abs(ours - theirs).max() <= 1.01, f"{shape}: {np.abs(ours - theirs).max()}"
+
+
+def test_internvls_pictures_are_cut_into_the_grid_that_its_processor_chooses() -> None:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    ones = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+    side, most = 32, 12
+    processor = GotOcr2ImageProcessorPil(
+        size={"height": side, "width": side}, crop_to_patches=True, min_patches=1, max_patches=most, **ones
+    )
+    pixels = Preprocessing(side, side, 4, "bicubic", "grid", 1, 4, 4 * (most + 1))
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    for shape in ((300, 200), (120, 301), (32, 32), (40, 30), (64, 64), (33, 300), (700, 100), (96, 64), (50, 100)):
+        picture = open_picture(photo.resize(shape))
+        ours = np.stack([*grid(picture, pixels), squared(picture, pixels)])
+        theirs = processor(photo.resize(shape), return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1) * 255
+        assert ours.shape == theirs.shape, f"{shape}: {len(ours)} squares, the processor makes {len(theirs)}"
+        assert np.abs(ours - theirs).max() <= 1.01, f"{shape}: {np.abs(ours - theirs).max()}"
+
+
+def test_lfm2s_pictures_have_the_size_that_its_processor_chooses() -> None:
+    from transformers.models.lfm2_vl.image_processing_lfm2_vl import Lfm2VlImageProcessor
+
+    limits = {"min_image_tokens": 64, "max_image_tokens": 256, "encoder_patch_size": 16, "downsample_factor": 2}
+    pixels = Preprocessing(32, 32, 1, "bilinear", "dynamic", 64, 256, 256)
+    photo = Image.open(EXAMPLES / "cat.jpg")
+    for shape in ((300, 200), (30, 40), (1000, 300), (451, 300), (256, 256), (512, 512), (57, 211)):
+        ours = fitted(open_picture(photo.resize(shape)), "low", pixels)
+        width, height = Lfm2VlImageProcessor().smart_resize(shape[1], shape[0], **limits)
+        assert ours.shape[:2] == (height, width), f"{shape}: {ours.shape}, the processor makes {height} x {width}"
 
 
 def test_a_picture_that_no_model_can_take_is_refused() -> None:

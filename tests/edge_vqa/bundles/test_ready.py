@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 
+from converters.convert import convert
+from converters.options import Options
 from edge_vqa import EdgeVqaError
-from edge_vqa.bundles import gguf_file, ready
+from edge_vqa.bundles import claims, gguf_file, ready
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.store import Bundle
+from tests.converters.random_checkpoints import make
 
 
 def headers(mini: Bundle) -> tuple[Header, Header]:
@@ -70,3 +75,14 @@ def test_other_projectors_are_left_to_llama_cpp(mini: Bundle) -> None:
     )
     assert (architecture, pixels.method) == ("llama", "native")
     assert (prompt.before, prompt.between, prompt.question, prompt.after) == ("", "", "{question}", "<end_of_utterance>")
+
+
+def test_features_for_every_layer_are_refused_before_llama_cpp_dies_of_them(tmp_path: Path) -> None:
+    convert(make(tmp_path / "checkpoint", "qwen3_vl"), tmp_path / "bundle", Options(quant="q8_0"))
+    lm = tmp_path / "bundle" / "lm.gguf"
+    claims.check(lm, None)
+    field = gguf.GGUFReader(lm, "r+").fields["qwen3vl.n_deepstack_layers"]
+    field.parts[field.data[0]][0] = 3
+    del field
+    with pytest.raises(EdgeVqaError, match="n_deepstack_layers"):
+        claims.check(lm, None)

@@ -1,0 +1,166 @@
+"""The bench of architectures: what an MLLM must do here before it is said to work, on a small random checkpoint of each.
+
+    python -m tests.converters.bench [KIND ...] [--write]
+
+prints one row an architecture, and with --write puts the table into docs/models.md.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from converters.convert import convert
+from converters.options import Options
+from edge_vqa.bundles import store
+from edge_vqa.bundles.store import Bundle
+from edge_vqa.llm.engine import Engine
+from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.pictures.open import Picture, open_picture
+from edge_vqa.trust.trace import Trace
+from tests.conftest import EXAMPLES, ROOT
+from tests.converters.random_checkpoints import KINDS, make
+from tests.converters.reference import Reference
+
+PAGE = ROOT / "docs" / "models.md"
+SHAPES = ((300, 200), (120, 300), (64, 64), (451, 300), (90, 210))
+QUESTIONS = ("what is this?", "Is it red?")
+SAME = 1e-4  # of the logits' range: what the order of sums may change
+
+
+@dataclass(frozen=True)
+class Row:
+    """error: largest of first-token logits against `transformers`, as a share of their range; tokens: whether all greedy ones
+    were the same; again, third: largest differences of logits from a fresh process's; together: whether answers are the same."""
+
+    kind: str
+    error: float
+    tokens: bool
+    again: float
+    third: float
+    together: bool
+    ends: bool
+
+    @property
+    def fine(self) -> bool:
+        return self.error <= 1e-3 and max(self.again, self.third) <= SAME and self.tokens and self.together and self.ends
+
+
+@contextmanager
+def opened(bundle: Bundle, sequences: int = 1) -> Iterator[Engine]:
+    """A fresh engine of a bundle, as exact as it gets."""
+    pixels = bundle.manifest.runtime.preprocessing
+    engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, kv_type="f32", sequences=sequences)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def show(engine: Engine, bundle: Bundle, picture: Picture) -> None:
+    manifest = bundle.manifest
+    engine.open_prefix(engine.embed(picture_pieces(picture, "low", manifest.prompt, manifest.runtime.preprocessing)))
+
+
+def first_logits(engine: Engine, bundle: Bundle, question: str) -> npt.NDArray[np.float32]:
+    """After a whole answer to another question, which leaves the cache as it usually is."""
+    return engine.lm.step([engine._ask(question_pieces(question, bundle.manifest.prompt), 1).due])[0][0].copy()
+
+
+def answer(engine: Engine, bundle: Bundle, question: str) -> list[int]:
+    *_, trace = engine.answer(question_pieces(question, bundle.manifest.prompt), 8)
+    assert isinstance(trace, Trace)
+    return [token.id for token in trace.tokens]
+
+
+def apart(ours: npt.NDArray[np.float32], fresh: npt.NDArray[np.float32]) -> float:
+    return float(np.abs(ours - fresh).max() / np.ptp(fresh))
+
+
+def measure(kind: str, folder: Path) -> Row:
+    checkpoint = make(folder / "checkpoint", kind)
+    convert(checkpoint, folder / "bundle", Options(quant="f32", vision_type="f32"))
+    bundle, photo = store.read(folder / "bundle"), Image.open(EXAMPLES / "cat.jpg")
+    pictures = [open_picture(photo.resize(shape)) for shape in SHAPES]
+    reference = Reference(checkpoint, bundle)
+    try:
+        compared = [reference.compare(picture, question, "low") for picture in pictures for question in QUESTIONS]
+    finally:
+        reference.close()
+    fresh, answers = {}, {}
+    for number in (0, 2):
+        for question in QUESTIONS:
+            with opened(bundle) as engine:
+                show(engine, bundle, pictures[number])
+                fresh[number, question] = first_logits(engine, bundle, question)
+                answers[number, question] = answer(engine, bundle, question)
+    with opened(bundle) as engine:
+        for number in (0, 1, 2):
+            show(engine, bundle, pictures[number])
+            logits = []
+            for question in QUESTIONS:
+                answer(engine, bundle, QUESTIONS[0])
+                logits.append(first_logits(engine, bundle, question))
+            if number == 0:
+                again = max(apart(ours, fresh[0, question]) for ours, question in zip(logits, QUESTIONS, strict=True))
+        third = max(apart(ours, fresh[2, question]) for ours, question in zip(logits, QUESTIONS, strict=True))
+        ends = all(engine.lm.is_end(engine.lm.tokenize(token, special=True)[0]) for token in bundle.manifest.prompt.stop)
+    with opened(bundle, sequences=4) as engine:
+        manifest = bundle.manifest
+        shown = [
+            list(engine.embed(picture_pieces(pictures[n], "low", manifest.prompt, manifest.runtime.preprocessing)))
+            for n in (0, 2)
+        ]
+        asked = [(n, question_pieces(question, manifest.prompt)) for n in (0, 1) for question in QUESTIONS]
+        traces = engine.answer_together(shown, asked, 8)
+    together = [[token.id for token in trace.tokens] for trace in traces]
+    return Row(
+        kind,
+        max(one.error for one in compared),
+        all(one.same_tokens for one in compared),
+        again,
+        third,
+        together == [answers[n, question] for n in (0, 2) for question in QUESTIONS],
+        ends,
+    )
+
+
+def table(rows: list[Row]) -> str:
+    def said(fine: bool) -> str:
+        return "yes" if fine else "**no**"
+
+    lines = [
+        "| architecture | logits | same answers | second question | third picture | four at once | ends |",
+        "|---|---|---|---|---|---|---|",
+        *(
+            f"| `{row.kind}` | {row.error:.1e} | {said(row.tokens)} | {row.again:.0e} | {row.third:.0e} | {said(row.together)} "
+            f"| {said(row.ends)} |"
+            for row in rows
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    rows = []
+    for kind in [name for name in sys.argv[1:] if name != "--write"] or KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(measure(kind, Path(folder)))
+            print(f"{kind}: {'as it should' if rows[-1].fine else 'NOT as it should'}", flush=True)
+    print(table(rows))
+    if "--write" in sys.argv:
+        marks = r"(<!-- bench -->\n).*?(<!-- /bench -->)"
+        PAGE.write_text(re.sub(marks, lambda found: f"{found[1]}\n{table(rows)}\n\n{found[2]}", PAGE.read_text(), flags=re.S))
+
+
+if __name__ == "__main__":
+    main()
