@@ -40,7 +40,7 @@ SAME = 1e-4  # of the logits' range: what the order of sums may change
 @dataclass(frozen=True)
 class Row:
     """error: largest of first-token logits against `transformers`, as a share of their range; tokens: whether all greedy ones
-    were the same; again, third: largest differences of logits from a fresh process's; together: whether answers are the same."""
+    were the same; again, third: largest differences of logits from those of a fresh process; together: the same answers."""
 
     kind: str
     error: float
