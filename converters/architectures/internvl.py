@@ -70,6 +70,7 @@ def tower_rules(v: VisionArgs, side: int, patch: int, merged: int, out: int) -> 
     return rules
 
 
+# long, and whole: a check for every setting, then a table of names, shapes and metadata
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
     raw, rope = text_of(config)

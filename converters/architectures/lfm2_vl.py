@@ -97,6 +97,7 @@ def squeezed(kernel: Tensor) -> Tensor:
     return np.ascontiguousarray(kernel[:, 0])
 
 
+# long, and whole: a check for every setting, then a table of names, shapes and metadata
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
     raw, _ = text_of(config)

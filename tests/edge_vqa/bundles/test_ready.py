@@ -70,7 +70,7 @@ def test_other_projectors_are_left_to_llama_cpp(mini: Bundle) -> None:
     lm, vision = headers(mini)
     architecture, pixels, prompt = ready.describe(
         lm,
-        changed(vision, clip__projector_type="gemma3"),
+        changed(vision, clip__projector_type="kimivl"),
         template=("{% for m in messages %}{{ m['content'] }}{% endfor %}<end_of_utterance>"),
     )
     assert (architecture, pixels.method) == ("llama", "native")
