@@ -73,6 +73,7 @@ BUNDLES = (
     Made("rtn-q4_1", "int4", "RTN q4_1", "rtn:q4_1", asked=False),
     Made("hqq-q4_1", "int4", "HQQ q4_1", "hqq:q4_1"),
     Made("mbq-q4_1", "int4", "MBQ q4_1", "mbq+rtn:q4_1"),
+    Made("mbq-hqq-q4_1", "int4", "MBQ and HQQ q4_1", "mbq+hqq:q4_1", asked=False),
     Made("rtn-iq4_nl", "int4", "RTN iq4_nl", "rtn:iq4_nl", asked=False),
     Made("rtn-q4_0", "int4", "RTN q4_0", "rtn:q4_0", asked=False),
     Made("rtn-q4_k_xs", "int4", "RTN q4_k_xs", "rtn:q4_k_xs"),
