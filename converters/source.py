@@ -100,8 +100,7 @@ def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
     _check_tokens(words, plan)
     prompt = render(
         words,
-        plan.image_token,
-        plan.around,
+        *ready.PROJECTORS[plan.vision_metadata["clip.projector_type"]][1:],
         instruction=options.instruction,
         max_tokens=options.max_tokens,
         detail=options.detail,

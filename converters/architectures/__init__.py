@@ -43,13 +43,16 @@ class Plan:
     vision_metadata: dict[str, Any]
     vocabulary: int
     preprocessing: Preprocessing
-    image_token: str  # what the chat template writes where the picture goes
-    around: tuple[str, str] = ("", "")  # what the processor puts before and behind it
     required_tokens: tuple[str, ...] = ()  # what the runtime writes around the picture: each one token
     lm_extra: dict[str, Tensor] = field(default_factory=dict)  # tensors that no checkpoint holds, by gguf name
     optional: frozenset[str] = frozenset()  # tensors of the checkpoint that may be missing
     unused: str = r"(?!)"  # regular expression of tensors that a checkpoint may hold and nothing needs
     renamed: tuple[tuple[str, str], ...] = ()  # prefix in some checkpoints -> the one that the rules use
+
+
+def biased(target: str, source: str, *shape: int) -> dict[str, Rule]:
+    """A linear, a convolution or a norm, and its bias."""
+    return {f"{target}.weight": Rule(f"{source}.weight", shape), f"{target}.bias": Rule(f"{source}.bias", shape[:1])}
 
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> tuple[str, Plan]:

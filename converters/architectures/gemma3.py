@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from converters.architectures import Plan, Rule, Tensor
-from converters.architectures.idefics3 import VisionArgs, vision_rules
+from converters.architectures.idefics3 import VisionArgs, vision_metadata, vision_rules
 from converters.architectures.text import TextArgs, args_of, text_metadata, text_of, text_rules
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
@@ -95,25 +95,9 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         lm=lm_rules(text, "language_model"),
         vision=rules,
         lm_metadata=lm_metadata(raw, text),
-        vision_metadata={
-            "clip.projector_type": "gemma3",
-            "clip.use_gelu": True,
-            "clip.vision.image_size": vision.image_size,
-            "clip.vision.patch_size": vision.patch_size,
-            "clip.vision.embedding_length": vision.hidden_size,
-            "clip.vision.feed_forward_length": vision.intermediate_size,
-            "clip.vision.block_count": vision.num_hidden_layers,
-            "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": float(vision.layer_norm_eps),
-            "clip.vision.projection_dim": text.hidden_size,
-            "clip.vision.projector.scale_factor": factor,
-            "clip.vision.image_mean": [float(v) for v in preprocessor.get("image_mean", [0.5] * 3)],
-            "clip.vision.image_std": [float(v) for v in preprocessor.get("image_std", [0.5] * 3)],
-        },
+        vision_metadata=vision_metadata("gemma3", vision, text.hidden_size, factor, preprocessor),
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(vision.image_size, vision.image_size, tokens, "bilinear", "square"),
-        image_token="<start_of_image>",
-        around=("\n\n<start_of_image>", "<end_of_image>\n\n"),
         required_tokens=("<start_of_image>", "<end_of_image>"),
         unused=r"vision_tower\.head\..*|language_model\.lm_head\.weight",
         renamed=(

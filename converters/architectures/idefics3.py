@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from converters.architectures import Plan, Rule
+from converters.architectures import Plan, Rule, biased
 from converters.architectures.text import args_of, is_tied, llama_plan_parts, text_metadata, text_rules
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
@@ -46,9 +46,9 @@ def vision_rules(args: VisionArgs, prefix: str) -> dict[str, Rule]:
 
 def layer_rules(hidden: int, inner: int, layer: str, block: str) -> dict[str, Rule]:
     """One encoder layer, as SigLIP and CLIP have it."""
-    parts: tuple[tuple[str, str, tuple[int, int] | None], ...] = (
-        ("layer_norm1", "ln1", None),
-        ("layer_norm2", "ln2", None),
+    parts: tuple[tuple[str, str, tuple[int, ...]], ...] = (
+        ("layer_norm1", "ln1", (hidden,)),
+        ("layer_norm2", "ln2", (hidden,)),
         ("self_attn.q_proj", "attn_q", (hidden, hidden)),
         ("self_attn.k_proj", "attn_k", (hidden, hidden)),
         ("self_attn.v_proj", "attn_v", (hidden, hidden)),
@@ -57,11 +57,33 @@ def layer_rules(hidden: int, inner: int, layer: str, block: str) -> dict[str, Ru
         ("mlp.fc1", "ffn_up", (inner, hidden)),
         ("mlp.fc2", "ffn_down", (hidden, inner)),
     )
-    rules = {}
+    rules: dict[str, Rule] = {}
     for source, target, shape in parts:
-        rules[f"{block}.{target}.weight"] = Rule(f"{layer}.{source}.weight", shape or (hidden,))
-        rules[f"{block}.{target}.bias"] = Rule(f"{layer}.{source}.bias", (shape or (hidden,))[:1])
+        rules |= biased(f"{block}.{target}", f"{layer}.{source}", *shape)
     return rules
+
+
+def vision_metadata(
+    projector: str, args: VisionArgs, out: int, factor: int, statistics: dict[str, Any], more: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """clip.vision keys of a ViT whose patches are merged factor x factor. out: width of the LM; statistics: of
+    preprocessor_config.json; more: keys of this projector alone."""
+    return {
+        "clip.projector_type": projector,
+        "clip.use_silu" if args.hidden_act == "silu" else "clip.use_gelu": True,
+        "clip.vision.image_size": args.image_size,
+        "clip.vision.patch_size": args.patch_size,
+        "clip.vision.embedding_length": args.hidden_size,
+        "clip.vision.feed_forward_length": args.intermediate_size,
+        "clip.vision.block_count": args.num_hidden_layers,
+        "clip.vision.attention.head_count": args.num_attention_heads,
+        "clip.vision.attention.layer_norm_epsilon": float(args.layer_norm_eps),
+        "clip.vision.projection_dim": out,
+        "clip.vision.projector.scale_factor": factor,
+        **(more or {}),
+        "clip.vision.image_mean": [float(v) for v in statistics.get("image_mean", [0.5] * 3)],
+        "clip.vision.image_std": [float(v) for v in statistics.get("image_std", [0.5] * 3)],
+    }
 
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
@@ -88,24 +110,10 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         lm_extra=extra,
         optional=frozenset({"lm_head.weight"} if is_tied(config, raw) else ()),
         lm_metadata=text_metadata(text),
-        vision_metadata={
-            "clip.projector_type": "idefics3",
-            "clip.use_gelu": True,
-            "clip.vision.image_size": vision.image_size,
-            "clip.vision.patch_size": vision.patch_size,
-            "clip.vision.embedding_length": vision.hidden_size,
-            "clip.vision.feed_forward_length": vision.intermediate_size,
-            "clip.vision.block_count": vision.num_hidden_layers,
-            "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": float(vision.layer_norm_eps),
-            "clip.vision.projection_dim": text.hidden_size,
-            "clip.vision.projector.scale_factor": factor,
-            "clip.vision.preproc_image_size": longest,
-            "clip.vision.image_mean": [float(v) for v in preprocessor.get("image_mean", [0.5] * 3)],
-            "clip.vision.image_std": [float(v) for v in preprocessor.get("image_std", [0.5] * 3)],
-        },
+        vision_metadata=vision_metadata(
+            "idefics3", vision, text.hidden_size, factor, preprocessor, {"clip.vision.preproc_image_size": longest}
+        ),
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(vision.image_size, max(longest, vision.image_size), (side // factor) ** 2),
-        image_token="<image>",
         required_tokens=("\n", "\n\n", "<fake_token_around_image>", "<global-img>", "<row_1_col_1>"),
     )

@@ -11,27 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from converters.architectures import Plan, Rule, Tensor
+from converters.architectures import Plan, Rule, Tensor, biased, idefics3
+from converters.architectures.idefics3 import vision_metadata
 from converters.architectures.text import TextArgs, args_of, is_tied, text_metadata, text_of, text_rules
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.bundles.ready import most_patches
 from edge_vqa.errors import EdgeVqaError
 
-ACTIVATIONS = {"gelu": {"clip.use_gelu": True}, "silu": {"clip.use_silu": True}}
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
 
 @dataclass(frozen=True)
-class VisionArgs:
+class VisionArgs(idefics3.VisionArgs):
     """The ViT part of config.json, with the defaults of `transformers`' InternVLVisionConfig."""
 
     hidden_size: int = 1024
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
     intermediate_size: int = 4096
+    num_hidden_layers: int = 24
+    image_size: int = 448
+    patch_size: int = 14
     hidden_act: str = "gelu"
     norm_type: str = "layer_norm"
-    layer_norm_eps: float = 1e-6
 
 
 def class_last(positions: Tensor) -> Tensor:
@@ -49,22 +49,18 @@ def tower_rules(v: VisionArgs, side: int, patch: int, merged: int, out: int) -> 
         ),
     }
 
-    def linear(target: str, source: str, *shape: int) -> None:
-        rules[f"{target}.weight"] = Rule(f"{source}.weight", shape)
-        rules[f"{target}.bias"] = Rule(f"{source}.bias", shape[:1])
-
-    linear("v.patch_embd", f"{tower}.embeddings.patch_embeddings.projection", hidden, 3, patch, patch)
-    linear("mm.model.mlp.0", f"{projector}.layer_norm", merged)
-    linear("mm.model.mlp.1", f"{projector}.linear_1", out, merged)
-    linear("mm.model.mlp.3", f"{projector}.linear_2", out, out)
+    rules |= biased("v.patch_embd", f"{tower}.embeddings.patch_embeddings.projection", hidden, 3, patch, patch)
+    rules |= biased("mm.model.mlp.0", f"{projector}.layer_norm", merged)
+    rules |= biased("mm.model.mlp.1", f"{projector}.linear_1", out, merged)
+    rules |= biased("mm.model.mlp.3", f"{projector}.linear_2", out, out)
     for i in range(v.num_hidden_layers):
         layer, block = f"{tower}.encoder.layer.{i}", f"v.blk.{i}"
         for short, part in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("out", "projection_layer")):
-            linear(f"{block}.attn_{short}", f"{layer}.attention.{part}", hidden, hidden)
-        linear(f"{block}.ln1", f"{layer}.layernorm_before", hidden)
-        linear(f"{block}.ln2", f"{layer}.layernorm_after", hidden)
-        linear(f"{block}.ffn_up", f"{layer}.mlp.fc1", inner, hidden)
-        linear(f"{block}.ffn_down", f"{layer}.mlp.fc2", hidden, inner)
+            rules |= biased(f"{block}.attn_{short}", f"{layer}.attention.{part}", hidden, hidden)
+        rules |= biased(f"{block}.ln1", f"{layer}.layernorm_before", hidden)
+        rules |= biased(f"{block}.ln2", f"{layer}.layernorm_after", hidden)
+        rules |= biased(f"{block}.ffn_up", f"{layer}.mlp.fc1", inner, hidden)
+        rules |= biased(f"{block}.ffn_down", f"{layer}.mlp.fc2", hidden, inner)
         rules[f"{block}.ls1.weight"] = Rule(f"{layer}.lambda_1", (hidden,))
         rules[f"{block}.ls2.weight"] = Rule(f"{layer}.lambda_2", (hidden,))
     return rules
@@ -77,16 +73,18 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     text: TextArgs = args_of(TextArgs, raw)
     kind = raw.get("model_type", "qwen2")
     seen = dict(config.get("vision_config") or {})
-    image, patch = (seen.get(key, default) for key, default in (("image_size", [448, 448]), ("patch_size", [14, 14])))
-    image, patch = (value if isinstance(value, int) else value[0] for value in (image, patch))
-    vision: VisionArgs = args_of(VisionArgs, {k: v for k, v in seen.items() if k in VisionArgs.__dataclass_fields__})
+    for key in ("image_size", "patch_size"):  # height and width
+        if isinstance(seen.get(key), list):
+            seen[key] = seen[key][0]
+    vision: VisionArgs = args_of(VisionArgs, seen)
+    image, patch = vision.image_size, vision.patch_size
     factor, side = round(1 / float(config.get("downsample_ratio", 0.5))), image // patch
     supported = {
         f"an LM of type {kind!r}": kind in ("llama", "qwen2", "qwen3"),
         "rope scaling": rope.get("rope_type", rope.get("type", "default")) in ("default", "dynamic"),  # beyond its length
         f"{vision.norm_type}, or norms of queries and keys, in the vision tower": vision.norm_type == "layer_norm"
         and not seen.get("use_qk_norm") and seen.get("attention_bias", True) and seen.get("use_mean_pooling", True),
-        f"activation {vision.hidden_act} of the vision tower": vision.hidden_act in ACTIVATIONS,
+        f"activation {vision.hidden_act} of the vision tower": vision.hidden_act in ("gelu", "silu"),
         f"{image} px with patches of {patch}": image % (patch * factor) == 0,
     }  # fmt: skip
     for what, fine in supported.items():
@@ -94,30 +92,13 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
             raise EdgeVqaError(f"{what} is not supported", "use an original InternVL checkpoint of up to 14 billion parameters")
     tokens = (side // factor) ** 2
     least, most = int(preprocessor.get("min_patches", 1)), most_patches(int(preprocessor.get("max_patches", 12)), tokens)
-    statistics = IMAGENET | preprocessor
     return Plan(
         lm=text_rules(text, "language_model.model", "language_model.lm_head.weight", kind=kind),
         vision=tower_rules(vision, side, patch, vision.hidden_size * factor**2, text.hidden_size),
         lm_metadata=text_metadata(text, kind),
-        vision_metadata={
-            "clip.projector_type": "internvl",
-            **ACTIVATIONS[vision.hidden_act],
-            "clip.vision.image_size": image,
-            "clip.vision.patch_size": patch,
-            "clip.vision.embedding_length": vision.hidden_size,
-            "clip.vision.feed_forward_length": vision.intermediate_size,
-            "clip.vision.block_count": vision.num_hidden_layers,
-            "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": float(vision.layer_norm_eps),
-            "clip.vision.projection_dim": text.hidden_size,
-            "clip.vision.projector.scale_factor": factor,
-            "clip.vision.image_mean": [float(v) for v in statistics["image_mean"]],
-            "clip.vision.image_std": [float(v) for v in statistics["image_std"]],
-        },
+        vision_metadata=vision_metadata("internvl", vision, text.hidden_size, factor, IMAGENET | preprocessor),
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(image, image, tokens, "bicubic", "grid", least, tokens, tokens * (most + 1)),
-        image_token="<IMG_CONTEXT>",
-        around=("<img>", "</img>"),
         required_tokens=("<img>", "</img>"),
         optional=frozenset({"language_model.lm_head.weight"} if is_tied(config, raw) else ()),
         renamed=(

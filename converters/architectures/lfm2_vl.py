@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.architectures import Plan, Rule, Tensor
-from converters.architectures.idefics3 import layer_rules
+from converters.architectures import Plan, Rule, Tensor, biased, idefics3
+from converters.architectures.idefics3 import layer_rules, vision_metadata
 from converters.architectures.text import TextArgs, args_of, text_metadata, text_of
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.bundles.ready import LOW_TOKENS
@@ -47,17 +47,14 @@ class Lfm2Text(TextArgs):
 
 
 @dataclass(frozen=True)
-class VisionArgs:
+class VisionArgs(idefics3.VisionArgs):
     """The SigLIP 2 part of config.json, with the defaults of `transformers`' Siglip2VisionConfig."""
 
     hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
     num_attention_heads: int = 12
-    num_patches: int = 256
+    image_size: int = BASE
     patch_size: int = 16
-    layer_norm_eps: float = 1e-6
-    hidden_act: str = "gelu_pytorch_tanh"
+    num_patches: int = 256
 
 
 def lm_rules(text: Lfm2Text, kinds: list[str], prefix: str) -> dict[str, Rule]:
@@ -106,7 +103,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     kinds = raw.get("layer_types")
     flags = {key: raw.pop(key) for key in ("conv_bias", "block_auto_adjust_ff_dim") if key in raw}
     text = Lfm2Text(**{**vars(args_of(Lfm2Text, raw)), **flags})
-    vision: VisionArgs = args_of(VisionArgs, config.get("vision_config") or {})
+    vision: VisionArgs = args_of(VisionArgs, (config.get("vision_config") or {}) | {"image_size": BASE})
     factor, layer = int(config.get("downsample_factor", 2)), config.get("vision_feature_layer", -1)
     supported = {
         f"layers of kinds {kinds!r}": isinstance(kinds, list) and set(kinds) <= {"conv", "full_attention"},
@@ -131,16 +128,12 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         ),
         "v.patch_embd.bias": Rule(f"{tower}.embeddings.patch_embedding.bias", (hidden,)),
         "v.position_embd.weight": Rule(f"{tower}.embeddings.position_embedding.weight", (vision.num_patches, hidden)),
-        "v.post_ln.weight": Rule(f"{tower}.post_layernorm.weight", (hidden,)),
-        "v.post_ln.bias": Rule(f"{tower}.post_layernorm.bias", (hidden,)),
-        "mm.1.weight": Rule(f"{projector}.linear_1.weight", (inner, merged)),
-        "mm.1.bias": Rule(f"{projector}.linear_1.bias", (inner,)),
-        "mm.2.weight": Rule(f"{projector}.linear_2.weight", (text.hidden_size, inner)),
-        "mm.2.bias": Rule(f"{projector}.linear_2.bias", (text.hidden_size,)),
+        **biased("v.post_ln", f"{tower}.post_layernorm", hidden),
+        **biased("mm.1", f"{projector}.linear_1", inner, merged),
+        **biased("mm.2", f"{projector}.linear_2", text.hidden_size, inner),
     }
     if config.get("projector_use_layernorm", True):
-        rules["mm.input_norm.weight"] = Rule(f"{projector}.layer_norm.weight", (merged,))
-        rules["mm.input_norm.bias"] = Rule(f"{projector}.layer_norm.bias", (merged,))
+        rules |= biased("mm.input_norm", f"{projector}.layer_norm", merged)
     for i in range(vision.num_hidden_layers):
         rules |= layer_rules(hidden, vision.intermediate_size, f"{tower}.encoder.layers.{i}", f"v.blk.{i}")
     keys = [text.kv_heads if kind == "full_attention" else 0 for kind in kinds]
@@ -154,27 +147,11 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         lm=lm_rules(text, kinds, "language_model"),
         vision=rules,
         lm_metadata=lm_metadata,
-        vision_metadata={
-            "clip.projector_type": "lfm2",
-            "clip.use_gelu": True,
-            "clip.vision.image_size": BASE,
-            "clip.vision.patch_size": patch,
-            "clip.vision.embedding_length": hidden,
-            "clip.vision.feed_forward_length": vision.intermediate_size,
-            "clip.vision.block_count": vision.num_hidden_layers,
-            "clip.vision.attention.head_count": vision.num_attention_heads,
-            "clip.vision.attention.layer_norm_epsilon": float(vision.layer_norm_eps),
-            "clip.vision.projection_dim": text.hidden_size,
-            "clip.vision.projector.scale_factor": factor,
-            "clip.vision.image_mean": [float(v) for v in preprocessor.get("image_mean", [0.5] * 3)],
-            "clip.vision.image_std": [float(v) for v in preprocessor.get("image_std", [0.5] * 3)],
-        },
+        vision_metadata=vision_metadata("lfm2", vision, text.hidden_size, factor, preprocessor),
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(
             patch * factor, patch * factor, 1, "bilinear", "dynamic", LOW_TOKENS // 4, LOW_TOKENS, LOW_TOKENS
         ),
-        image_token="<image>",
-        around=("<|image_start|>", "<|image_end|>"),
         required_tokens=("<|image_start|>", "<|image_end|>"),
         unused=r"vision_tower\.head\..*|lm_head\.weight",
         renamed=(

@@ -94,7 +94,6 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
         },
         vocabulary=text.vocab_size,
         preprocessing=Preprocessing(vision.image_size, vision.image_size, patches, "bicubic", "crop"),
-        image_token="<image>",
         lm_extra=extra,
         optional=frozenset({"language_model.lm_head.weight"} if is_tied(config, raw) else ()),
         unused=rf"{tower}\.(post_layernorm\..*|embeddings\.position_ids|encoder\.layers\.({later or 'none'})\..*)",

@@ -153,7 +153,6 @@ def plan_of(
         vision_metadata=metadata,
         vocabulary=text.vocab_size,
         preprocessing=preprocessing(preprocessor, patch_size, 2),
-        image_token="<|image_pad|>",
         required_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
         optional=frozenset({"lm_head.weight"} if tied else ()),
         renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from converters.architectures import Plan, Rule
+from converters.architectures import Plan, Rule, biased
 from converters.architectures.qwen2_vl import frame, plan_of, refuse_unfit, tower_metadata
 from converters.architectures.text import args_of
 from edge_vqa.errors import EdgeVqaError
@@ -45,24 +45,20 @@ def tower_rules(v: VisionArgs, deep: list[int]) -> dict[str, Rule]:
         "v.position_embd.weight": Rule("visual.pos_embed.weight", (v.num_position_embeddings, hidden)),
     }
 
-    def linear(target: str, source: str, *shape: int) -> None:
-        rules[f"{target}.weight"] = Rule(f"{source}.weight", shape)
-        rules[f"{target}.bias"] = Rule(f"{source}.bias", shape[:1])
-
     mergers = {f"visual.deepstack_merger_list.{number}": [f"v.deepstack.{i}.{part}" for part in ("norm", "fc1", "fc2")]
                for number, i in enumerate(deep)}  # fmt: skip
     for source, (norm, first, second) in {"visual.merger": ["v.post_ln", "mm.0", "mm.2"], **mergers}.items():
-        linear(norm, f"{source}.norm", hidden if source == "visual.merger" else merged)
-        linear(first, f"{source}.linear_fc1", merged, merged)
-        linear(second, f"{source}.linear_fc2", out, merged)
+        rules |= biased(norm, f"{source}.norm", hidden if source == "visual.merger" else merged)
+        rules |= biased(first, f"{source}.linear_fc1", merged, merged)
+        rules |= biased(second, f"{source}.linear_fc2", out, merged)
     for i in range(v.depth):
         layer, block = f"visual.blocks.{i}", f"v.blk.{i}"
-        linear(f"{block}.ln1", f"{layer}.norm1", hidden)
-        linear(f"{block}.ln2", f"{layer}.norm2", hidden)
-        linear(f"{block}.attn_qkv", f"{layer}.attn.qkv", 3 * hidden, hidden)
-        linear(f"{block}.attn_out", f"{layer}.attn.proj", hidden, hidden)
-        linear(f"{block}.ffn_up", f"{layer}.mlp.linear_fc1", inner, hidden)
-        linear(f"{block}.ffn_down", f"{layer}.mlp.linear_fc2", hidden, inner)
+        rules |= biased(f"{block}.ln1", f"{layer}.norm1", hidden)
+        rules |= biased(f"{block}.ln2", f"{layer}.norm2", hidden)
+        rules |= biased(f"{block}.attn_qkv", f"{layer}.attn.qkv", 3 * hidden, hidden)
+        rules |= biased(f"{block}.attn_out", f"{layer}.attn.proj", hidden, hidden)
+        rules |= biased(f"{block}.ffn_up", f"{layer}.mlp.linear_fc1", inner, hidden)
+        rules |= biased(f"{block}.ffn_down", f"{layer}.mlp.linear_fc2", hidden, inner)
     return rules
 
 
