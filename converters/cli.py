@@ -97,9 +97,12 @@ def convert(
         str, typer.Option(metavar="TYPE", help="How the vision tower is stored: f32 f16 q8_0 q4_0.")
     ] = "q8_0",
     vision_backend: Annotated[
-        str,
-        typer.Option(metavar="mtmd|onnx|both", help="What runs the vision tower: llama.cpp, ONNX Runtime, or the faster."),
-    ] = "mtmd",
+        str | None,
+        typer.Option(
+            metavar="mtmd|onnx|both",
+            help="What runs the vision tower: llama.cpp, ONNX Runtime, or the faster (default: mtmd, where llama.cpp has a graph).",
+        ),
+    ] = None,
     onnx_type: Annotated[
         str, typer.Option(metavar="TYPE", help="How an ONNX vision tower is stored: int8 (computes so too), f16, f32.")
     ] = "int8",

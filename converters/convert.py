@@ -56,11 +56,9 @@ def _check_options(options: Options) -> None:
     method = parse_quant(options.quant)
     if options.vision_type not in VISION_TYPES:
         raise EdgeVqaError(f"vision type {options.vision_type!r} is unknown", f"use one of {', '.join(VISION_TYPES)}")
-    if options.vision_backend not in VISION_BACKENDS:
+    if options.vision_backend not in (None, *VISION_BACKENDS):
         known = ", ".join(VISION_BACKENDS)
         raise EdgeVqaError(f"a vision backend {options.vision_backend!r} is unknown", f"use one of {known}")
-    if options.vision_backend != "mtmd" and importlib.util.find_spec("onnx") is None:
-        raise EdgeVqaError("onnx is not installed", 'pip install "edge-vqa[convert]"')
     if options.recover is not None:
         if options.recover.by not in RECOVER_BY:
             known = ", ".join(RECOVER_BY)
@@ -87,6 +85,11 @@ def write(
     """Quantise an opened model into a bundle folder; `source` only names it in the manifest."""
     method = parse_quant(options.quant)
     name = manifests.name_for(output, options.name)
+    if model.onnx_only and options.vision_backend not in (None, "onnx"):
+        raise EdgeVqaError(f"llama.cpp has no graph for the vision tower of {model.architecture}", "give --vision-backend onnx")
+    roles = VISION_BACKENDS[options.vision_backend or ("onnx" if model.onnx_only else "mtmd")]
+    if "vision_onnx" in roles and model.tower is None and importlib.util.find_spec("onnx") is None:
+        raise EdgeVqaError("onnx is not installed", 'pip install "edge-vqa[convert]"')
     with store.new_folder(output, force=options.force) as work:
         tower, backend = _see(model, work, name, options, progress)
         half: Half = model.lm
@@ -114,7 +117,7 @@ def write(
             method.name + ("+recovered" if options.recover else ""),
             method.type,
             ready.bits_per_weight(gguf_file.read(lm)),
-            model.tower[1] if model.tower else _finish_towers(model, tower, options, progress),
+            model.tower[1] if model.tower else _finish_towers(model, tower, roles, options, progress),
             str(options.calibration.name) if method.calibrated and options.calibration else None,
         )
         return ready.write_manifest(
@@ -133,9 +136,13 @@ def write(
 
 def _see(model: Model, work: Path, name: str, options: Options, progress: Progress) -> tuple[Path, str]:
     """Write the vision tower, or copy that of a bundle; what runs it."""
+    graph = work / ready.FILES["vision_onnx"]
     if model.tower is not None:
-        return shutil.copyfile(model.tower[0], work / ready.FILES["vision_onnx"]), "onnx"
+        return shutil.copyfile(model.tower[0], graph), "onnx"
     assert model.vision is not None
+    if model.onnx_only:
+        _write_onnx(graph, model.vision, options.onnx_type, progress)
+        return graph, "onnx"
     path = work / ready.FILES["vision"]
     general = {"general.name": name, "general.type": "mmproj", "general.file_type": _FTYPES[options.vision_type]}
     meta = {"general.architecture": "clip"} | general
@@ -145,13 +152,13 @@ def _see(model: Model, work: Path, name: str, options: Options, progress: Progre
     return path, "mtmd"
 
 
-def _finish_towers(model: Model, tower: Path, options: Options, progress: Progress) -> str:
-    """Write the ONNX graph where it is wanted, remove the gguf where it is not; their types."""
+def _finish_towers(model: Model, tower: Path, roles: tuple[str, ...], options: Options, progress: Progress) -> str:
+    """Write the ONNX graph where it is wanted and not there, remove the gguf where it is not wanted; their types."""
     assert model.vision is not None
-    roles = VISION_BACKENDS[options.vision_backend]
-    if "vision_onnx" in roles:
-        _write_onnx(tower.with_name(ready.FILES["vision_onnx"]), model.vision, options.onnx_type, progress)
-    if "vision" not in roles:
+    graph = tower.with_name(ready.FILES["vision_onnx"])
+    if "vision_onnx" in roles and tower != graph:
+        _write_onnx(graph, model.vision, options.onnx_type, progress)
+    if "vision" not in roles and tower != graph:
         tower.unlink()
     return "+".join({"vision": options.vision_type, "vision_onnx": f"onnx-{options.onnx_type}"}[role] for role in roles)
 

@@ -15,24 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import bindings
+from edge_vqa.native import bindings, blocks
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 _CHUNK = 1 << 20  # weights a task: large enough for the call, small enough to share
-
-
-class _Traits(ctypes.Structure):
-    """The head of `struct ggml_type_traits` (ggml.h)."""
-
-    _fields_ = (
-        ("type_name", ctypes.c_char_p),
-        ("blck_size", ctypes.c_int64),
-        ("blck_size_interleave", ctypes.c_int64),
-        ("type_size", ctypes.c_size_t),
-        ("is_quantized", ctypes.c_bool),
-        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    )
 
 
 @cache
@@ -48,8 +35,6 @@ def _library() -> ctypes.CDLL:
         ctypes.c_int64,
         ctypes.c_void_p,
     ]
-    library.ggml_get_type_traits.restype = ctypes.POINTER(_Traits)
-    library.ggml_get_type_traits.argtypes = [ctypes.c_int]
     return library
 
 
@@ -121,10 +106,4 @@ def packed(codes: Bytes, *scales: Floats) -> Bytes:
 def dequantise(data: Bytes, type_: str) -> Floats:
     """uint8 [..., bytes of a row] -> float32 [..., n], as llama.cpp reads it."""
     weights, size = block(type_)
-    data = np.ascontiguousarray(data)
-    n = data.shape[-1] // size * weights
-    if type_ == "f32":
-        return data.view(np.float32)
-    out = np.empty((*data.shape[:-1], n), np.float32)
-    _library().ggml_get_type_traits(int(kind(type_))).contents.to_float(data.ctypes.data, out.ctypes.data, out.size)
-    return out
+    return blocks.floats(data, int(kind(type_)), data.shape[-1] // size * weights)

@@ -56,13 +56,14 @@ def parse_quant(quant: str) -> Method:
 def lm_types(lm: Half, type_: str) -> dict[str, str]:
     """gguf name -> stored type, in the order of the file: what has no layer first, then layer by layer, as llama.cpp sorts."""
 
-    def place(name: str) -> tuple[int, str]:
-        return (int(name.split(".")[1]), name) if name.startswith("blk.") else (-1, name)
+    def place(name: str) -> tuple[str, int, str]:
+        half, found, rest = name.rpartition("blk.")  # of an encoder and a decoder, the decoder
+        return (half, int(rest.split(".")[0]), name) if found else ("", -1, name)
 
     shapes = [(name, lm.tensors[name].shape) for name in sorted(lm.tensors, key=place)]
     heads = lm.number("attention.head_count", 1)
     keys = lm.number("attention.head_count_kv", heads)
-    return rtn.tensor_types(shapes, type_, rtn.Shape(lm.number("block_count"), heads // keys))
+    return rtn.tensor_types(shapes, type_, rtn.Shape(sum(name.endswith("ffn_down.weight") for name in lm.tensors), heads // keys))
 
 
 def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Floats]) -> list[Entry]:

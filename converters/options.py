@@ -32,7 +32,7 @@ class Options:
 
     quant: str = "rtn:q4_k_m"
     vision_type: str = "q8_0"
-    vision_backend: str = "mtmd"
+    vision_backend: str | None = None  # None: llama.cpp's, where it has one
     onnx_type: str = "int8"
     name: str | None = None
     version: str = "1"

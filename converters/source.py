@@ -9,7 +9,7 @@ from pathlib import Path
 
 from converters import architectures
 from converters.architectures import Plan
-from converters.files import parts, tokenizer
+from converters.files import parts, tokenizer, words
 from converters.files.checkpoint import Checkpoint
 from converters.files.parts import Half
 from converters.files.tokenizer import Tokenizer
@@ -24,7 +24,8 @@ from edge_vqa.errors import EdgeVqaError
 @dataclass(frozen=True)
 class Model:
     """An MLLM ready to be written: both halves, and what the manifest says of it. Of a bundle that sees with ONNX alone,
-    `tower` is that graph, which is taken as it is, with its type. key: what tells this source from others and its own past."""
+    `tower` is that graph, which is taken as it is, with its type. key: what tells this source from others and its own past.
+    onnx_only: llama.cpp has no graph for the vision tower."""
 
     architecture: str
     lm: Half
@@ -33,6 +34,7 @@ class Model:
     prompt: Prompt
     key: str
     tower: tuple[Path, str] | None = None
+    onnx_only: bool = False
 
 
 @contextlib.contextmanager
@@ -96,21 +98,27 @@ def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
     architecture, plan = architectures.plan(checkpoint.config, preprocessor)
     checkpoint.rename(plan.renamed)
     parts.check(checkpoint, plan)
-    words = tokenizer.read(checkpoint, plan.vocabulary, options.chat_template)
-    _check_tokens(words, plan)
+    spoken = tokenizer.read(checkpoint, plan.vocabulary, options.chat_template or plan.chat_template)
+    _check_tokens(spoken, plan)
+    projector = plan.vision_metadata["clip.projector_type"]
+    known = projector in ready.PROJECTORS  # to llama.cpp
+    around = ready.PROJECTORS[projector][1:] if known else ("<image>", ("", ""))
     prompt = render(
-        words,
-        *ready.PROJECTORS[plan.vision_metadata["clip.projector_type"]][1:],
+        spoken,
+        *around,
         instruction=options.instruction,
         max_tokens=options.max_tokens,
         detail=options.detail,
     )
-    lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(words))
-    return Model(architecture, lm, vision, plan.preprocessing, prompt, _key(*sorted(checkpoint.folder.glob("*.safetensors"))))
+    lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(spoken))
+    if plan.reads_question:
+        vision.metadata["clip.qformer.vocabulary"] = words.read(checkpoint)
+    key = _key(*sorted(checkpoint.folder.glob("*.safetensors")))
+    return Model(architecture, lm, vision, plan.preprocessing, prompt, key, onnx_only=not known)
 
 
-def _check_tokens(words: Tokenizer, plan: Plan) -> None:
-    known = set(words.tokens)
+def _check_tokens(spoken: Tokenizer, plan: Plan) -> None:
+    known = set(spoken.tokens)
     # byte-level BPE writes a line break as U+010A
     absent = [token for token in plan.required_tokens if token.replace("\n", "\u010a") not in known]
     if absent:

@@ -14,7 +14,11 @@ from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 
 Tensor = npt.NDArray[np.float32]
-KNOWN = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+# model_type, with - as _ -> one file each
+KNOWN = (
+    *("blip_2", "gemma3", "idefics3", "instructblip", "internvl", "lfm2_vl", "llava"),
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Plan:
     optional: frozenset[str] = frozenset()  # tensors of the checkpoint that may be missing
     unused: str = r"(?!)"  # regular expression of tensors that a checkpoint may hold and nothing needs
     renamed: tuple[tuple[str, str], ...] = ()  # prefix in some checkpoints -> the one that the rules use
+    chat_template: str = ""  # of an architecture whose checkpoints have none
+    reads_question: bool = False  # the projector does, by a vocabulary of its own
 
 
 def biased(target: str, source: str, *shape: int) -> dict[str, Rule]:
@@ -57,9 +63,9 @@ def biased(target: str, source: str, *shape: int) -> dict[str, Rule]:
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> tuple[str, Plan]:
     """The architecture's name, and its plan. Raises EdgeVqaError for an architecture that is not known."""
-    kind = config.get("model_type")
+    kind = str(config.get("model_type")).replace("-", "_")
     if kind not in KNOWN:
-        raise EdgeVqaError(f"model_type {kind!r} is not supported", f"use one of {', '.join(KNOWN)}")
+        raise EdgeVqaError(f"model_type {config.get('model_type')!r} is not supported", f"use one of {', '.join(KNOWN)}")
     module = importlib.import_module(f"converters.architectures.{kind}")
     made: Plan = module.plan(config, preprocessor)
-    return str(kind), made
+    return kind, made

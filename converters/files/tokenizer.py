@@ -1,11 +1,12 @@
 """Tokenizer metadata of a gguf, so that llama.cpp tokenises exactly like `tokenizers` does.
 
-Byte-level BPE, and SentencePiece's BPE with byte fallback as Llama has it. Pre-tokenizer and normaliser are recognised from
-what `tokenizer.json` says they do, not from a name.
+Byte-level BPE, SentencePiece's BPE with byte fallback as Llama has it, and its unigrams as T5 has them. Pre-tokenizer and
+normaliser are recognised from what `tokenizer.json` says they do, not from a name.
 """
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from edge_vqa.bundles.template import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 from edge_vqa.errors import EdgeVqaError
 
 NORMAL, UNUSED, BYTE = 1, 5, 6  # gguf.TokenType
+UNUSED_SCORE = -10000.0
 
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,13 +26,15 @@ _SPLITS = {rf"{_LETTERS}|\p{{N}}{{1,3}}|{_REST}": "llama-bpe", rf"{_LETTERS}|\p{
 
 @dataclass(frozen=True)
 class Tokenizer(Vocabulary):
-    """What a gguf says of a tokenizer. `merges` are byte-level BPE's; `scores`, by id, and `space_prefix` SentencePiece's."""
+    """What a gguf says of a tokenizer. `merges` are byte-level BPE's; `scores`, by id, and `space_prefix` SentencePiece's;
+    `charsmap` what its unigrams' texts are normalised by."""
 
     model: str
     pre: str
     merges: list[str]
     scores: list[float]
     space_prefix: bool
+    charsmap: bytes = b""
 
 
 def _pre_tokenizer(spec: dict[str, Any]) -> str:
@@ -90,6 +94,24 @@ def _space_prefix(spec: dict[str, Any]) -> bool:
     return prepended
 
 
+def _charsmap(spec: dict[str, Any]) -> bytes:
+    """SentencePiece's normalisation of texts for its unigrams. llama.cpp merges white space and writes it as U+2581 in front of
+    each word: anything else is refused."""
+    found = spec.get("normalizer") or {}
+    steps = found.get("normalizers", [found])
+    spaces = ({"type": "Strip"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}})
+    maps = [step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"]
+    others = [step for step in steps if step and step.get("type") != "Precompiled"]
+    before = spec.get("pre_tokenizer") or {}
+    cuts = before.get("pretokenizers", [before])
+    marks = [step for step in cuts if step.get("type") == "Metaspace" and step.get("replacement") == "\u2581"]
+    always = [step.get("prepend_scheme", "always" if step.get("add_prefix_space") else "never") for step in marks]
+    known = all(any(sort.items() <= step.items() for sort in spaces) for step in others) and len(maps) <= 1
+    if not known or always != ["always"] or {step.get("type") for step in cuts} - {"Metaspace", "WhitespaceSplit"}:
+        raise EdgeVqaError("this kind of unigram tokenizer is not known", "use a checkpoint with T5's tokenizer.json")
+    return base64.b64decode(maps[0]) if maps else b""
+
+
 def _scores(tokens: list[str], merges: list[str]) -> list[float]:
     """SentencePiece scores: the earlier a merge, the higher the token it makes. llama.cpp merges the best pair first."""
     rank: dict[str, int] = {}
@@ -107,16 +129,18 @@ def _starts_with_bos(spec: dict[str, Any], bos: str | None) -> bool:
 
 
 def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = None) -> Tokenizer:
-    """Read a BPE tokenizer; `vocabulary` is the number of rows of the embedding."""
+    """Read a tokenizer; `vocabulary` is the number of rows of the embedding."""
     spec, config = checkpoint.json("tokenizer.json"), checkpoint.json("tokenizer_config.json", required=False)
     model = spec.get("model", {})
-    if model.get("type") != "BPE":
-        raise EdgeVqaError(f"the tokenizer of {checkpoint.folder} is no BPE", "use an original checkpoint")
-    sentencepiece = bool(model.get("byte_fallback"))
-    space_prefix = sentencepiece and _space_prefix(spec)
+    unigrams = model.get("type") == "Unigram"
+    if model.get("type") != "BPE" and not unigrams:
+        raise EdgeVqaError(f"the tokenizer of {checkpoint.folder} is no BPE, and no unigrams", "use an original checkpoint")
+    sentencepiece = bool(model.get("byte_fallback")) and not unigrams
+    space_prefix = unigrams or (sentencepiece and _space_prefix(spec))
     tokens = [f"[PAD{i}]" for i in range(vocabulary)]
     types = [UNUSED] * vocabulary
-    ids: dict[str, int] = dict(model["vocab"])
+    listed = model["vocab"]
+    ids: dict[str, int] = {token: number for number, (token, _) in enumerate(listed)} if unigrams else dict(listed)
     added = {entry["content"]: entry for entry in spec.get("added_tokens", [])}
     ids |= {content: entry["id"] for content, entry in added.items()}
     if max(ids.values()) >= vocabulary:
@@ -134,14 +158,15 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
         # Everything in angle brackets is control: with special tokens off, a question can then never become one.
         control = entry.get("special") or (content.startswith("<") and content.endswith(">"))
         types[entry["id"]] = CONTROL if control else USER_DEFINED
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
     special = {}
     for role in ("bos", "eos", "unk", "pad"):
         named = _text(config.get(f"{role}_token"))
         if named in ids:
             special[role] = ids[named]
-    if sentencepiece and model.get("unk_token") in ids:
-        types[ids[model["unk_token"]]] = UNKNOWN
+    unknown = model.get("unk_id") if unigrams else ids.get(model.get("unk_token"))
+    if (sentencepiece or unigrams) and unknown is not None:
+        types[unknown] = UNKNOWN
     text_config = checkpoint.config.get("text_config") or {}
     end = ids.get("<end_of_utterance>")
     if end is not None:  # the chat form of Idefics3 and SmolVLM ends a turn with it
@@ -151,18 +176,23 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
         special["eot"] = ids["<end_of_turn>"]
     if "eos" not in special and isinstance(text_config.get("eos_token_id"), int):
         special["eos"] = text_config["eos_token_id"]
+    scores = _scores(tokens, merges) if sentencepiece else []
+    if unigrams:
+        scores = [float(score) for _, score in listed] + [UNUSED_SCORE] * (vocabulary - len(listed))
+    own = sentencepiece or unigrams
     return Tokenizer(
-        model="llama" if sentencepiece else "gpt2",
-        pre="default" if sentencepiece else _pre_tokenizer(spec.get("pre_tokenizer") or {}),
+        model="t5" if unigrams else "llama" if sentencepiece else "gpt2",
+        pre="default" if own else _pre_tokenizer(spec.get("pre_tokenizer") or {}),
         tokens=tokens,
         types=types,
-        merges=[] if sentencepiece else merges,
-        scores=_scores(tokens, merges) if sentencepiece else [],
+        merges=[] if own else merges,
+        scores=scores,
         space_prefix=space_prefix,
         special=special,
         starts_with_bos=_starts_with_bos(spec, _text(config.get("bos_token"))),
         chat_template=chat_template or _chat_template(checkpoint, config),
-        unicode="" if sentencepiece else _normal_form(spec),
+        unicode="" if own else _normal_form(spec),
+        charsmap=_charsmap(spec) if unigrams else b"",
     )
 
 
@@ -174,6 +204,9 @@ def metadata(made: Tokenizer) -> dict[str, Any]:
     parts: dict[str, Any] = (
         {"merges": made.merges} if made.merges else {"scores": made.scores, "add_space_prefix": made.space_prefix}
     )
+    if made.model == "t5":
+        parts["remove_extra_whitespaces"] = True
+        parts |= {"precompiled_charsmap": made.charsmap} if made.charsmap else {}
     return {
         "tokenizer.ggml.model": made.model,
         "tokenizer.ggml.pre": made.pre,

@@ -60,8 +60,8 @@ def _more_bits(i: int, n: int) -> bool:
 
 def _type(name: str, type_: str, shape: Shape, v_seen: int, v_total: int, down_seen: int) -> str:
     plain = TYPES[type_][0]
-    part = re.sub(r"^blk\.\d+\.", "", name)
-    if part == "attn_v.weight":
+    part = re.sub(r"^((enc|dec)\.)?blk\.\d+\.", "", name)
+    if part.endswith("attn_v.weight"):  # T5's cross-attention too
         if type_ == "q2_k":
             return "q4_k" if shape.heads_per_key >= 4 else "q3_k"
         if type_ == "q3_k_m":

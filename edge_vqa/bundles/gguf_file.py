@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,12 @@ class _Reader:
 
 @dataclass(frozen=True)
 class Header:
-    """What a gguf says of itself: metadata by key, and each tensor's shape (slowest first), ggml type number and bytes."""
+    """What a gguf says of itself: metadata by key, and each tensor's shape (slowest first), ggml type number and bytes, and where
+    in the file it begins."""
 
     metadata: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], int, int]]
+    starts: dict[str, int] = field(default_factory=dict)
 
 
 def read(path: Path) -> Header:
@@ -120,9 +122,12 @@ def _check(reader: _Reader, header: Header | None) -> set[bytes]:
         ends.append(offset + math.prod(shape) // weights * size)
         if header is not None:
             header.tensors[name.decode(errors="replace")] = (tuple(reversed(shape)), kind, math.prod(shape) // weights * size)
+            header.starts[name.decode(errors="replace")] = offset
     start = -(-reader.at // alignment) * alignment
     if start + max(ends, default=0) > len(reader.data):
         raise ValueError("it ends early")
+    if header is not None:
+        header.starts.update({name: start + offset for name, offset in header.starts.items()})
     return names
 
 

@@ -70,7 +70,7 @@ def render(
     before, rest = text.split(mark)
     before, rest = before + around[0], around[1] + rest
     lead, tail = rest.split(_QUESTION)
-    if words.starts_with_bos and "bos" in words.special and not before.startswith(words.tokens[words.special["bos"]]):
+    if words.starts_with_bos and "bos" in words.special and words.tokens[words.special["bos"]] not in text:
         before = words.tokens[words.special["bos"]] + before
     control = [token for token, kind in zip(words.tokens, words.types, strict=True) if kind == CONTROL]
     special = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")

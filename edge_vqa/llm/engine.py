@@ -2,6 +2,9 @@
 
 The picture's part of the prompt stays in the KV cache, so that a second question on it decodes its own tokens only. Several
 questions can be answered together: each is a sequence of its own, and those on one picture share its cells.
+
+Where what the LM makes of a picture hangs on the question, because it has an encoder (T5) or because the tower reads the question
+(InstructBLIP), only what the tower makes of the picture is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import numpy.typing as npt
 
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.llm.llama import Llama, Run
+from edge_vqa.llm.embeddings import TokenEmbeddings
+from edge_vqa.llm.llama import N_BATCH, Llama, Run
 from edge_vqa.llm.prompt import Piece, Text
 from edge_vqa.llm.threads import Threads
 from edge_vqa.trust.trace import TokenTrace, Trace, step_statistics
@@ -58,12 +62,15 @@ class Engine:
         largest picture. sequences: how many questions may be answered together."""
         threads = Threads.of(threads)
         self._prefix: Prefix | None = None
+        self._parts: list[Part] | None = None  # in place of a prefix, where nothing is decoded before the question is known
         self._tower: Tower | None = None
         context = room_for(preprocessing) if context is None else context
         finish = open_tower(backend, vision, preprocessing, threads.vision)
         self.lm = Llama(lm, context=context, threads=threads, kv_type=kv_type, gpu_layers=gpu_layers, sequences=sequences)
         try:
             self._tower = finish(self.lm.model, self.lm.n_embd_in)
+            self.shares = not (self.lm.encodes or self._tower.reads)  # one picture's cells between questions
+            self._embeddings = TokenEmbeddings(lm) if self.lm.encodes else None
         except BaseException:
             self.close()
             raise
@@ -81,8 +88,11 @@ class Engine:
 
     def open_prefix(self, parts: Iterable[Part]) -> None:
         """Prefill everything up to and including the picture; questions then follow it."""
-        self._prefix = None
+        self._prefix = self._parts = None
         self.lm.clear()
+        if not self.shares:
+            self._parts = list(parts)
+            return
         (self._prefix,) = self._prefill([list(parts)])
 
     def _prefill(self, pictures: Sequence[Sequence[Part]]) -> list[Prefix]:
@@ -112,19 +122,17 @@ class Engine:
                 self.lm.prefill(images)
             for run in images if not causal else ():
                 self.lm.prefill_whole([run])
-        made = []
-        for parts, n, place in zip(pictures, cells, places, strict=True):
-            tokens = [part for part in parts if isinstance(part, ImageTokens)]
-            embeddings = np.concatenate([part.embeddings for part in tokens])
-            first = tokens[0]
-            about = (embeddings.mean(0), embeddings.std(0), first.pixels, first.summary)
-            made.append(Prefix(n, place, *about, len(embeddings)))
-        return made
+        return [_prefix(*one) for one in zip(pictures, cells, places, strict=True)]
+
+    @property
+    def room(self) -> int:
+        """Tokens of pictures, questions and answers that there is room for at once."""
+        return min(self.lm.n_ctx, N_BATCH) if self.lm.encodes else self.lm.n_ctx
 
     def _room(self, needed: int, what: str) -> None:
-        if needed >= self.lm.n_ctx:
+        if needed >= self.room:
             raise EdgeVqaError(
-                f"{what} needs {needed} tokens, the context holds {self.lm.n_ctx}",
+                f"{what} needs {needed} tokens, the context holds {self.room}",
                 "ask a shorter question, or use --detail low",
             )
 
@@ -157,8 +165,27 @@ class Engine:
         At most as many questions as the engine has sequences, and each picture is asked about. go_on: looks at the traces of
         all first tokens, and says which answers to decode further.
         """
-        self._prefix = None
+        self._prefix = self._parts = None
         self.lm.clear()
+        if self.shares:
+            drafts = self._share(pictures, asked, max_tokens)
+        else:
+            drafts = self._begin([(pictures[number], pieces) for number, pieces in asked], max_tokens)
+        live = drafts
+        while live:
+            rows = self.lm.step([draft.due for draft in live])
+            for draft, (logits, state) in zip(live, rows, strict=True):
+                draft.take(logits, state)
+            if go_on is not None and len(live[0].steps) == 1:
+                for draft, more in zip(live, go_on([draft.trace() for draft in live]), strict=True):
+                    draft.done = draft.done or not more
+            live = [draft for draft in live if not draft.done]
+        return [draft.trace() for draft in drafts]
+
+    def _share(
+        self, pictures: Sequence[Sequence[Part]], asked: Sequence[tuple[int, Sequence[Text]]], max_tokens: int
+    ) -> list[_Draft]:
+        """Prefill pictures, and questions on them but for their last tokens; those on one picture share its cells."""
         prefixes = self._prefill(pictures)
         tokens = [self.tokens(pieces) for _, pieces in asked]
         needed = sum(prefix.cells for prefix in prefixes) + sum(map(len, tokens))
@@ -183,21 +210,43 @@ class Engine:
             runs.append(Run(sequence, prefix.next, question[:-1]))
             drafts.append(_Draft(self.lm, prefix, sequence, question, max_tokens))
         self.lm.prefill([run for run in runs if len(run.tokens)])
-        live = drafts
-        while live:
-            rows = self.lm.step([draft.due for draft in live])
-            for draft, (logits, state) in zip(live, rows, strict=True):
-                draft.take(logits, state)
-            if go_on is not None and len(live[0].steps) == 1:
-                for draft, more in zip(live, go_on([draft.trace() for draft in live]), strict=True):
-                    draft.done = draft.done or not more
-            live = [draft for draft in live if not draft.done]
-        return [draft.trace() for draft in drafts]
+        return drafts
+
+    def _begin(self, asked: Sequence[tuple[Sequence[Part], Sequence[Text]]], max_tokens: int) -> list[_Draft]:
+        """Pictures with a question each, number i in sequence i: what the tower makes of both, encoded or prefilled."""
+        assert self._tower is not None
+        seen: list[list[Part]] = []
+        tokens = []
+        for parts, pieces in asked:
+            text = "".join(piece.text for piece in pieces if not piece.special)
+            seen.append([self._tower.read(part, text) if isinstance(part, ImageTokens) else part for part in parts])
+            tokens.append(self.tokens(pieces))
+        lengths = [sum(map(cells_of, parts)) + len(own) for parts, own in zip(seen, tokens, strict=True)]
+        self._room(sum(lengths) + (max_tokens * len(asked) if len(asked) > 1 else 0), "the question")
+        if self._embeddings is None:
+            prefixes = self._prefill(seen)
+            runs = [Run(number, prefixes[number].next, own[:-1]) for number, own in enumerate(tokens)]
+            self.lm.prefill([run for run in runs if len(run.tokens)])
+        else:
+            table = self._embeddings
+            rows = [
+                np.concatenate([part.embeddings if isinstance(part, ImageTokens) else table(part) for part in (*parts, own)])
+                for parts, own in zip(seen, tokens, strict=True)
+            ]
+            self.lm.encode([Run(number, 0, own) for number, own in enumerate(rows)])
+            # the decoder begins with a token of its own, which sees all of that
+            prefixes = [_prefix(parts, length - 1, 0) for parts, length in zip(seen, lengths, strict=True)]
+            tokens = [[self.lm.start] for _ in tokens]
+        room = self.lm.n_ctx - 1 if self._embeddings is not None else self.lm.n_ctx - sum(lengths)
+        return [
+            _Draft(self.lm, prefix, number, own, min(max_tokens, room))
+            for number, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
+        ]
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:
         """See `Llama.speed`. Closes the open picture."""
         self._room(prompt + answer, "the measurement")
-        self._prefix = None
+        self._prefix = self._parts = None
         return self.lm.speed(prompt, answer)
 
     def cells(self, pieces: Sequence[Text]) -> int:
@@ -223,6 +272,10 @@ class Engine:
 
     def _ask(self, pieces: Sequence[Text], max_tokens: int) -> _Draft:
         """Prefill a question on the open picture but for its last token."""
+        if self._parts is not None:
+            self.lm.clear()
+            (draft,) = self._begin([(self._parts, pieces)], max_tokens)
+            return draft
         prefix = self._prefix
         if prefix is None:
             raise EdgeVqaError("no picture is open", "open one first")
@@ -283,6 +336,15 @@ class _Draft:
             image_tokens=self._prefix.image_tokens,
             prompt_tokens=self.cells,
         )
+
+
+def _prefix(parts: Sequence[Part], cells: int, following: int) -> Prefix:
+    """What a trace tells of a picture, and where what follows it stands."""
+    tokens = [part for part in parts if isinstance(part, ImageTokens)]
+    embeddings = np.concatenate([part.embeddings for part in tokens])
+    first = tokens[0]
+    about = (embeddings.mean(0), embeddings.std(0), first.pixels, first.summary)
+    return Prefix(cells, following, *about, len(embeddings))
 
 
 def room_for(preprocessing: Preprocessing) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,9 @@ class Llama:
         self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama.llama_model_n_embd(self.model)
         self.n_embd_in: int = llama.llama_model_n_embd_inp(self.model)
+        # of an LM with an encoder: the token that its decoder begins with
+        self.encodes = bool(llama.llama_model_has_encoder(self.model))
+        self.start: int = llama.llama_model_decoder_start_token(self.model) if self.encodes else -1
         settings = llama.llama_context_default_params()
         settings.n_ctx = min(context, llama.llama_model_n_ctx_train(self.model) * sequences)
         settings.n_batch = settings.n_ubatch = N_BATCH
@@ -196,6 +199,19 @@ class Llama:
         # With embeddings on, every token of a call becomes an output of n_vocab logits: off, but for single tokens.
         self._llama.llama_set_embeddings(self._context, False)
         self._read[:] = 0
+        self._fill(runs, self._decode)
+
+    def encode(self, runs: Sequence[Run]) -> None:
+        """Show the encoder what the answers of these sequences will attend to, all of it in one call; what it was shown before is
+        forgotten. As `prefill`."""
+        total = sum(len(run.tokens) for run in runs)
+        if total > N_BATCH:
+            raise EdgeVqaError(f"the encoder is given {total} tokens, at most {N_BATCH} fit", "ask a shorter question")
+        self._llama.llama_set_embeddings(self._context, True)
+        self._read[:] = 1
+        self._fill(runs, self._encode)
+
+    def _fill(self, runs: Sequence[Run], call: Callable[[int], None]) -> None:
         lengths = [len(run.tokens) for run in runs]
         places = np.repeat(self._addresses[[run.sequence for run in runs]], lengths)
         embedded = any(isinstance(run.tokens, np.ndarray) for run in runs)
@@ -213,7 +229,7 @@ class Llama:
             else:
                 self._tokens[:n] = part
             try:
-                self._decode(n)
+                call(n)
             finally:
                 self._batch.embd, self._batch.token = None, self._ids
 
@@ -256,12 +272,15 @@ class Llama:
         """
         self.clear()
         began = time.perf_counter()
-        if prompt > 1:
+        place = 0 if self.encodes else prompt - 1
+        if self.encodes:
+            self.encode([Run(0, 0, [1] * prompt)])
+        elif prompt > 1:
             self.prefill([Run(0, 0, [1] * (prompt - 1))])
-        self.step([(0, prompt - 1, 1)])  # its logits come when all of the prompt is decoded
+        self.step([(0, place, 1)])  # its logits come when all of the prompt is decoded
         prefilled = time.perf_counter()
-        for number in range(answer):
-            ((logits, _),) = self.step([(0, prompt + number, 1)])
+        for number in range(1, answer + 1):
+            ((logits, _),) = self.step([(0, place + number, 1)])
             step_statistics(logits, int(logits.argmax()))
         return prefilled - began, time.perf_counter() - prefilled
 
@@ -271,6 +290,15 @@ class Llama:
         if status != 0:
             raise EdgeVqaError(
                 f"llama.cpp could not decode (status {status}; {bindings.last_complaint() or 'no reason given'})",
+                "run with --verbose to see why",
+            )
+
+    def _encode(self, n: int) -> None:
+        self._batch.n_tokens = n
+        status: int = self._llama.llama_encode(self._context, self._batch)
+        if status != 0:
+            raise EdgeVqaError(
+                f"llama.cpp could not encode (status {status}; {bindings.last_complaint() or 'no reason given'})",
                 "run with --verbose to see why",
             )
 

@@ -123,7 +123,8 @@ def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_It
     taken = 0
     for item in items:
         alone, question = _sized(item, look, plan)
-        picture = 0 if any(other.key == item.key for other in group) else alone  # its cells are there
+        there = look.session.shares and any(other.key == item.key for other in group)  # its cells are
+        picture = 0 if there else alone
         if group and taken + picture + question >= look.session.n_ctx:
             yield group
             group, taken, picture = [], 0, alone

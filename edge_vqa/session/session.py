@@ -221,8 +221,13 @@ class Session:
 
     @property
     def n_ctx(self) -> int:
-        """Cells of the KV cache."""
-        return self._engine.lm.n_ctx
+        """Tokens of pictures, questions and answers that there is room for at once."""
+        return self._engine.room
+
+    @property
+    def shares(self) -> bool:
+        """Whether questions on one picture share its cells."""
+        return self._engine.shares
 
     # -- drift watch --------------------------------------------------------------------------------------------------
 

@@ -103,7 +103,7 @@ def _packed(parts: list[Part]) -> bytes:
             arrays[f"{number}_image"] = np.array([part.n_positions, bits], np.int32)
             if part.positions is not None:
                 arrays[f"{number}_positions"] = part.positions
-            about = {"pixels": part.pixels, "summary": part.summary}
+            about = {"pixels": part.pixels, "summary": part.summary, "features": part.features}
             arrays |= {f"{number}_{name}": values for name, values in about.items() if values is not None}
         else:
             arrays[f"{number}_tokens"] = np.array(part, np.int32)
@@ -129,9 +129,12 @@ def _unpacked(data: bytes, n_embd: int) -> list[Part]:
             fits = embeddings.dtype == np.float32 and embeddings.shape[1:] == (n_embd,) and np.isfinite(embeddings).all()
             if not fits or (positions is not None and positions.shape != (4, len(embeddings))):
                 raise ValueError("another shape")
-            about = [stored[key] if (key := f"{number}_{name}") in stored else None for name in ("summary", "pixels")]
-            if any(values is not None and (values.dtype != np.float32 or values.ndim != 1) for values in about):
-                raise ValueError("another shape")
+            names = ("summary", "pixels", "features")
+            about = [stored[key] if (key := f"{number}_{name}") in stored else None for name in names]
+            for name, values in zip(names, about, strict=True):
+                wanted = 2 if name == "features" else 1
+                if values is not None and (values.dtype != np.float32 or values.ndim != wanted):
+                    raise ValueError("another shape")
             parts.append(ImageTokens(embeddings, positions, n_positions, bool(bits & _CAUSAL), *about))
     if not any(isinstance(part, ImageTokens) for part in parts):
         raise ValueError("no picture")

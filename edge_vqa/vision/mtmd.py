@@ -20,6 +20,8 @@ from edge_vqa.vision.tokens import ImageTokens, Part, checked
 class MtmdTower:
     """Owns an mtmd context. `model` is the loaded LM, whose embedding size must fit."""
 
+    reads = False
+
     def __init__(self, path: Path, model: Any, n_embd: int, preprocessing: Preprocessing, threads: int) -> None:
         tensors = gguf_file.check(path)
         _, self._mtmd = bindings.load()
@@ -76,6 +78,10 @@ class MtmdTower:
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
             mtmd.mtmd_bitmap_free(bitmap)
+
+    def read(self, image: ImageTokens, text: str) -> ImageTokens:
+        """See `vision.Tower`."""
+        return image
 
     def _is_text(self, chunk: Any) -> bool:
         return bool(self._mtmd.mtmd_input_chunk_get_type(chunk) == self._mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT)

@@ -21,7 +21,8 @@ class ImageTokens:
     embeddings: [n_tokens, n_embd]. positions: [4, n_tokens] from the first one on (time, row, column, unused), for LMs with
     M-RoPE, which take `n_positions` in all; None where tokens simply follow each other. causal: whether a token sees only
     those before it. For judging how familiar the picture is: summary [d], what a tower may tell beside its tokens, and
-    pixels, see `pixel_statistics`, which `Session` adds to the first of a picture.
+    pixels, see `pixel_statistics`, which `Session` adds to the first of a picture. features: [n, width], of a tower that reads the
+    question, what it makes of the picture alone.
     """
 
     embeddings: Embeddings
@@ -30,6 +31,7 @@ class ImageTokens:
     causal: bool
     summary: Embeddings | None = None
     pixels: Embeddings | None = None
+    features: Embeddings | None = None
 
 
 Part: TypeAlias = "list[int] | ImageTokens"  # of a prompt: what its tokenizer or its tower made
@@ -44,10 +46,15 @@ def with_pixels(parts: Sequence[Part], pixels: Embeddings) -> list[Part]:
 
 
 class Tower(Protocol):
-    """What every backend does."""
+    """What every backend does. reads: what the LM sees of a picture hangs on the question."""
+
+    reads: bool
 
     def encode(self, pixels: Rgb) -> list[Part]:
         """Encode uint8 [h, w, 3]: one ImageTokens; where llama.cpp preprocesses, also the marker tokens it writes around."""
+
+    def read(self, image: ImageTokens, text: str) -> ImageTokens:
+        """What the LM sees of an encoded picture under this text: the same, but of a tower that reads it."""
 
     def close(self) -> None:
         """Free what is native; safe to call twice."""

@@ -22,6 +22,7 @@ from PIL import Image
 from converters.convert import convert
 from converters.options import Options
 from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import BACKENDS
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.llm.engine import Engine
 from edge_vqa.llm.prompt import picture_pieces, question_pieces
@@ -58,8 +59,8 @@ class Row:
 @contextmanager
 def opened(bundle: Bundle, sequences: int = 1) -> Iterator[Engine]:
     """A fresh engine of a bundle, as exact as it gets."""
-    pixels = bundle.manifest.runtime.preprocessing
-    engine = Engine(bundle.files["lm"], bundle.files["vision"], pixels, kv_type="f32", sequences=sequences)
+    pixels, tower = bundle.manifest.runtime.preprocessing, bundle.files[BACKENDS[bundle.backend]]
+    engine = Engine(bundle.files["lm"], tower, pixels, backend=bundle.backend, kv_type="f32", sequences=sequences)
     try:
         yield engine
     finally:
@@ -88,7 +89,7 @@ def apart(ours: npt.NDArray[np.float32], fresh: npt.NDArray[np.float32]) -> floa
 
 def measure(kind: str, folder: Path) -> Row:
     checkpoint = make(folder / "checkpoint", kind)
-    convert(checkpoint, folder / "bundle", Options(quant="f32", vision_type="f32"))
+    convert(checkpoint, folder / "bundle", Options(quant="f32", vision_type="f32", onnx_type="f32"))
     bundle, photo = store.read(folder / "bundle"), Image.open(EXAMPLES / "cat.jpg")
     pictures = [open_picture(photo.resize(shape)) for shape in SHAPES]
     reference = Reference(checkpoint, bundle)

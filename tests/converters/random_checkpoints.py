@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
     InternVLConfig,
     InternVLForConditionalGeneration,
     Lfm2VlConfig,
@@ -67,7 +73,10 @@ CLIP_STATISTICS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-KINDS = ("gemma3", "idefics3", "internvl", "lfm2_vl", "llava", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm")
+KINDS = (
+    *("blip_2", "gemma3", "idefics3", "instructblip", "instructblip_vicuna", "internvl", "lfm2_vl", "llava"),
+    *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
+)
 
 
 def _as_published(folder: Path, kind: str) -> None:
@@ -93,6 +102,13 @@ def _as_published(folder: Path, kind: str) -> None:
     else:
         text |= {"rope_theta": 100000, "rope_scaling": None}
     path.write_text(json.dumps(config))
+
+
+def _version_1_1(folder: Path) -> None:
+    """What tells Flan-T5 from the first T5, which `transformers` 5 does not write."""
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["tie_word_embeddings"] = False
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def perturb(net: torch.nn.Module) -> None:
@@ -123,6 +139,8 @@ def make(
     net = BUILD[kind](folder, tied, text) if kind in BUILD else _idefics3(folder, kind, tied, text)
     perturb(net)
     net.to(dtype).save_pretrained(folder, max_shard_size="100KB" if shards else "5GB")
+    if "blip" in kind:
+        _version_1_1(folder)
     if published:
         _as_published(folder, kind)
     return folder
@@ -292,7 +310,46 @@ def _llava(folder: Path, tied: bool, text: dict[str, Any]) -> Any:
     )
 
 
+def _blip(folder: Path, tied: bool, text: dict[str, Any], kind: str, lm: str) -> Any:
+    side = {"height": 56, "width": 56}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"size": side, "resample": 3, **CLIP_STATISTICS}))
+    if lm == "t5":
+        used = tokenizers.t5(folder)
+        made = {
+            **{"model_type": "t5", "vocab_size": used + 7, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4},
+            **{"num_decoder_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+            **{"decoder_start_token_id": 0, "relative_attention_num_buckets": 8, **text},
+        }
+    else:
+        used = tokenizers.llama(folder)
+        (folder / "chat_template.jinja").unlink()  # BLIP-2 has none
+        made = {**TEXT, "vocab_size": used + 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied, **text}
+    image = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<image>")
+    sizes = {"image_size": 56, "patch_size": 14}
+    qformer = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
+    classes: Any = {
+        "blip_2": (Blip2Config, Blip2ForConditionalGeneration),
+        "instructblip": (InstructBlipConfig, InstructBlipForConditionalGeneration),
+    }
+    if kind == "instructblip":
+        qformer |= {"vocab_size": tokenizers.bert(folder), "max_position_embeddings": 64}
+    config, net = classes[kind]
+    built = net(
+        config(
+            **{"vision_config": VISION | sizes, "qformer_config": qformer, "text_config": made},
+            **{"num_query_tokens": 8, "image_token_index": image},
+        )
+    )
+    if lm == "t5":  # Flan-T5 has an output matrix of its own, which `transformers` 5 makes only where a file holds one
+        head = built.language_model.lm_head
+        head.weight = torch.nn.Parameter(torch.randn_like(head.weight) * 0.1)
+    return built
+
+
 BUILD = {
+    "blip_2": partial(_blip, kind="blip_2", lm="t5"),
+    "instructblip": partial(_blip, kind="instructblip", lm="t5"),
+    "instructblip_vicuna": partial(_blip, kind="instructblip", lm="llama"),
     "gemma3": _gemma3,
     "internvl": _internvl,
     "lfm2_vl": _lfm2_vl,

@@ -23,6 +23,8 @@ IMAGE_TOKENS = dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "<|image_pa
     **{"gemma3": "<image_soft_token>", "internvl": "<IMG_CONTEXT>"}
 }
 
+BLIP = ("blip_2", "instructblip")
+
 
 @dataclass(frozen=True, eq=False)
 class Compared:
@@ -43,7 +45,7 @@ class Compared:
 class Reference:
     """A checkpoint in `transformers`, fp32, beside an f32 bundle of it with an f32 KV cache."""
 
-    def __init__(self, checkpoint: Path, bundle: Bundle, backend: str = "mtmd") -> None:
+    def __init__(self, checkpoint: Path, bundle: Bundle, backend: str | None = None) -> None:
         self.net = AutoModelForImageTextToText.from_pretrained(
             checkpoint, dtype=torch.float32, attn_implementation="eager"
         ).eval()
@@ -51,8 +53,12 @@ class Reference:
         processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
         self.mean = torch.tensor(processor["image_mean"]).reshape(3, 1, 1)
         self.std = torch.tensor(processor["image_std"]).reshape(3, 1, 1)
+        self.words: Any = None  # of a Q-Former that reads the question
+        if (checkpoint / "qformer_tokenizer").is_dir():
+            self.words = PreTrainedTokenizerFast(tokenizer_file=str(checkpoint / "qformer_tokenizer" / "tokenizer.json"))
         self.bundle = bundle
         self.pixels = bundle.manifest.runtime.preprocessing
+        self.backend = backend = backend or bundle.backend
         tower = bundle.files[BACKENDS[backend]]
         self.engine = Engine(bundle.files["lm"], tower, self.pixels, backend=backend, kv_type="f32")
 
@@ -76,10 +82,18 @@ class Reference:
         if kind in IMAGE_TOKENS and kind != "internvl":  # Gemma 3: tokens of a picture see each other; others: their positions
             named = "token_type_ids" if kind == "gemma3" else "mm_token_type_ids"
             inputs[named] = (tokens == self.net.config.image_token_id).long()
+        if self.words is not None:
+            inputs["qformer_input_ids"] = torch.tensor([self.words.encode("".join(p.text for p in asked if not p.special))])
+        encoded = self.engine.lm.encodes
+        if encoded:
+            tokens = torch.tensor([ids])
+            inputs["decoder_input_ids"] = torch.tensor([[0, *answer[:-1]]])
         with torch.no_grad():
             out = self.net(input_ids=tokens, output_hidden_states=True, **inputs)
-        logits = out.logits[0, len(ids) - 1 :].numpy()
-        hidden = out.hidden_states[-1][0, len(ids) - 1].numpy()
+        first = 0 if encoded else len(ids) - 1
+        logits = out.logits[0, first:].numpy()
+        states = out.language_model_outputs if kind in BLIP else out
+        hidden = (states.decoder_hidden_states if encoded else states.hidden_states)[-1][0, first].numpy()
         return Compared(
             ours=ours,
             theirs=logits[0],
@@ -92,8 +106,9 @@ class Reference:
         """What `transformers`' processors make of these very pixels."""
         # llama.cpp's patch convolution takes float16 pixels
         scaled = [torch.from_numpy(tile.copy()).permute(2, 0, 1).float() / 255 for tile in tiles]
-        values = [((tile - self.mean) / self.std).half().float() for tile in scaled]  # [3, h, w]
-        if self.bundle.manifest.architecture in ("gemma3", "internvl", "llava"):
+        values = [(tile - self.mean) / self.std for tile in scaled]  # [3, h, w]
+        values = [value.half().float() if self.backend == "mtmd" else value for value in values]
+        if self.bundle.manifest.architecture in ("gemma3", "internvl", "llava", *BLIP):
             return {"pixel_values": torch.stack(values)}
         if self.bundle.manifest.architecture == "lfm2_vl":  # patches in rows, colours last
             (value,), patch = values, self.pixels.tile // 2

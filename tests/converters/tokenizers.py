@@ -120,3 +120,48 @@ def _sentencepiece(normalizer: Any, *special: str) -> Tokenizer:
     # byte tokens are part of the vocabulary and not special: text cannot spell them
     made_json["added_tokens"] = [entry for entry in made_json["added_tokens"] if entry["content"] not in bytes_]
     return Tokenizer.from_str(json.dumps(made_json))
+
+
+def t5(folder: Path) -> int:
+    """Write T5's kind of tokenizer, SentencePiece's unigrams with its own normalisation, as BLIP-2 has it; how many tokens."""
+    import io
+
+    from sentencepiece import SentencePieceTrainer
+    from sentencepiece import sentencepiece_model_pb2 as proto
+
+    stream, trained = io.BytesIO(), proto.ModelProto()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(_texts()),
+        model_writer=stream,
+        vocab_size=500,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2, "hard_vocab_limit": False},
+    )
+    trained.ParseFromString(stream.getvalue())
+    vocabulary: list[tuple[str, float]] = [(piece.piece, piece.score) for piece in trained.pieces]
+    made = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    made.normalizer = normalizers.Precompiled(trained.normalizer_spec.precompiled_charsmap)
+    metaspace = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="always")
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    made.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme="always")
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = ("<pad>", "</s>", "<unk>", *(f"<extra_id_{number}>" for number in range(5)), "<image>")
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    made.save(str(folder / "tokenizer.json"))
+    config = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return int(made.get_vocab_size())
+
+
+def bert(folder: Path) -> int:
+    """Write the tokenizer of an uncased BERT, as InstructBLIP's Q-Former has it; how many tokens."""
+    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer(lowercase=True)
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    made.train_from_iterator(_texts(), trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False))
+    first, last = ("[CLS]", made.token_to_id("[CLS]")), ("[SEP]", made.token_to_id("[SEP]"))
+    made.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[first, last])
+    made.add_special_tokens([AddedToken("[DEC]", special=True, normalized=False)])
+    (folder / "qformer_tokenizer").mkdir(exist_ok=True)
+    made.save(str(folder / "qformer_tokenizer" / "tokenizer.json"))
+    return int(made.get_vocab_size())
