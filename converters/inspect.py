@@ -12,7 +12,7 @@ from typing import Any
 from converters import architectures
 from converters.files import parts, tokenizer
 from converters.files.checkpoint import Checkpoint
-from edge_vqa.bundles import gguf_file, ready, store
+from edge_vqa.bundles import gguf_file, onnx_file, ready, store
 from edge_vqa.bundles import manifest as manifests
 from edge_vqa.errors import EdgeVqaError
 
@@ -34,6 +34,7 @@ KEYS = {
     "key heads": "attention.head_count_kv",
     "context": "context_length",
 }
+ONNX_TYPES = {1: "f32", 2: "u8", 3: "i8", 6: "i32", 7: "i64", 9: "bool", 10: "f16"}  # TensorProto.DataType
 TOWER_KEYS = {"image": "image_size", "patch": "patch_size", "width": "embedding_length", "layers": "block_count"}
 
 
@@ -100,7 +101,21 @@ def inspect(path: Path) -> list[Section]:
     if path.is_dir() and not (path / manifests.MANIFEST).is_file() and any(path.glob("*.gguf")):
         return [_gguf(file) for file in sorted(path.glob("*.gguf"))]
     bundle = store.read(path)
-    return [_gguf(bundle.files[role]) for role in ("lm", "vision")]
+    sections = [_gguf(bundle.files[role]) for role in ("lm", "vision") if role in bundle.files]
+    if "vision_onnx" in bundle.files:
+        sections.append(_onnx(bundle.files["vision_onnx"]))
+    return sections
+
+
+def _onnx(path: Path) -> Section:
+    graph = onnx_file.check(path, onnx_file.TOWER)
+    facts = {"file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB", "inputs": ", ".join(graph.inputs)}
+    facts["operators"] = ", ".join(f"{kind} {n}" for kind, n in Counter(kind for kind, _, _ in graph.nodes).most_common(5))
+    stored = [
+        Stored(name, tuple(shape), ONNX_TYPES[graph.types[name]], math.prod(shape) * onnx_file.ITEM[graph.types[name]])
+        for name, shape in graph.stored.items()
+    ]
+    return Section("vision tower, onnx", facts, tuple(stored))
 
 
 def _gguf(path: Path) -> Section:

@@ -9,12 +9,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from edge_vqa.bundles import charsmap
 from edge_vqa.bundles.gguf_file import Header, read
 from edge_vqa.errors import EdgeVqaError
 
 # whole numbers: end of the key -> least and most. Wider than any model that runs on a small device.
 RANGES = {
     "block_count": (1, 1024),
+    "decoder_block_count": (1, 1024),
+    "attention.relative_buckets_count": (2, 1024),
     "context_length": (1, 1 << 24),
     "embedding_length": (1, 1 << 16),
     "feed_forward_length": (1, 1 << 20),
@@ -98,7 +101,12 @@ def _shape(header: Header, name: str, *wanted: int | None) -> None:
 def _lm(header: Header) -> None:
     values = _numbers(header, f"{header.metadata['general.architecture']}.")
     width, blocks = values["embedding_length"], values["block_count"]
-    _require(_layers(header, "blk.") == set(range(blocks)), f"block_count is {blocks}")
+    if header.metadata["general.architecture"] == "t5":
+        last = {"dec.output_norm.weight"}
+        _encoder_decoder(header, values)
+    else:
+        last = {"output_norm.weight", "token_embd_norm.weight"}  # the second is LFM2's
+        _require(_layers(header, "blk.") == set(range(blocks)), f"block_count is {blocks}")
     _require(values.get("n_deepstack_layers", 0) < blocks, "n_deepstack_layers")  # llama.cpp adds none behind the last layer
     words: Any = header.metadata.get("tokenizer.ggml.tokens")
     _require(isinstance(words, list) and len(words) >= LEAST_TOKENS, "tokenizer.ggml.tokens")
@@ -107,12 +115,16 @@ def _lm(header: Header) -> None:
     for key in ("token_type", "scores"):
         listed = header.metadata.get(f"tokenizer.ggml.{key}")
         _require(listed is None or (isinstance(listed, list) and len(listed) == n), f"tokenizer.ggml.{key}")
+    listed = header.metadata.get("tokenizer.ggml.scores") or []
+    _require(all(isinstance(score, float) and math.isfinite(score) for score in listed), "tokenizer.ggml.scores")
+    found = header.metadata.get("tokenizer.ggml.precompiled_charsmap")
+    if found is not None:
+        charsmap.check(bytes(value & 0xFF for value in found))  # signed or not
     for key, value in header.metadata.items():
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
             _require(type(value) is int and (0 <= value < n or value == 0xFFFFFFFF), f"{key} is {value}")
     if "vocab_size" in values:
         _require(values["vocab_size"] == n, f"vocab_size is {values['vocab_size']}")
-    last = {"output_norm.weight", "token_embd_norm.weight"}  # the second is LFM2's
     _require("token_embd.weight" in header.tensors and bool(last & set(header.tensors)), "it has no embeddings")
     _shape(header, "token_embd.weight", n, width)
     _shape(header, "output.weight", n, width)
@@ -143,6 +155,33 @@ def _lm(header: Header) -> None:
             _shape(header, f"{begin}attn_v.weight", shared * value, width)
         if type(inner) is int and "expert_count" not in values:
             _shape(header, f"{begin}ffn_gate.weight", inner, width)
+            _shape(header, f"{begin}ffn_down.weight", width, inner)
+
+
+def _encoder_decoder(header: Header, values: dict[str, Any]) -> None:
+    """T5: layers of two kinds, each with all its matrices; relative positions in a table of each half's first layer."""
+    width, inner, heads = values["embedding_length"], values["feed_forward_length"], values["attention.head_count"]
+    blocks, buckets = values["block_count"], values["attention.relative_buckets_count"]
+    later = values.get("decoder_block_count", blocks)
+    _require(later <= blocks, f"decoder_block_count is {later}")  # llama.cpp does not load more
+    start = values.get("decoder_start_token_id", 0)
+    _require(type(start) is int and 0 <= start < header.tensors["token_embd.weight"][0][0], f"decoder_start_token_id is {start}")
+    _require(type(heads) is int and type(inner) is int, "layers that differ")
+    _require(values.get("attention.head_count_kv", heads) == heads, "attention.head_count_kv")
+    size = values.get("attention.key_length", width // heads)
+    _require(values.get("attention.value_length", size) == size, "attention.value_length")
+    for half, count, kinds in (("enc", blocks, ("attn",)), ("dec", later, ("attn", "cross_attn"))):
+        _require(_layers(header, f"{half}.blk.") == set(range(count)), f"layers of {half}")
+        _require(f"{half}.blk.0.attn_rel_b.weight" in header.tensors, f"{half}.blk.0.attn_rel_b.weight is missing")
+        for block in range(count):
+            begin = f"{half}.blk.{block}."
+            _shape(header, f"{begin}attn_rel_b.weight", buckets, heads)
+            for kind in kinds:
+                for short in "qkv":
+                    _shape(header, f"{begin}{kind}_{short}.weight", heads * size, width)
+                _shape(header, f"{begin}{kind}_o.weight", width, heads * size)
+            for name in ("ffn_gate", "ffn_up"):
+                _shape(header, f"{begin}{name}.weight", inner, width)
             _shape(header, f"{begin}ffn_down.weight", width, inner)
 
 

@@ -31,10 +31,12 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 @dataclass
 class Graph:
-    """Nodes as (operator, inputs, outputs), shapes of the stored tensors by name, and widths (last dimension) of the inputs."""
+    """Nodes as (operator, inputs, outputs), shapes and types (TensorProto.DataType) of the stored tensors by name, and widths
+    (last dimension) of the inputs."""
 
     nodes: list[tuple[str, list[str], list[str]]] = field(default_factory=list)
     stored: dict[str, list[int]] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, int] = field(default_factory=dict)
 
 
@@ -108,8 +110,8 @@ def _graph(data: memoryview, operators: frozenset[str]) -> Graph:
             if len(nodes) > MOST_NODES:
                 raise ValueError("too many nodes")
         elif number == 5:
-            name, shape = _tensor(_view(value))
-            graph.stored[name] = shape
+            name, shape, kind_ = _tensor(_view(value))
+            graph.stored[name], graph.types[name] = shape, kind_
         elif number == 11:
             name, width = _input(_view(value))
             graph.inputs[name] = width
@@ -153,8 +155,8 @@ def _node(data: memoryview, operators: frozenset[str]) -> tuple[str, list[str], 
     return kind, inputs, outputs
 
 
-def _tensor(data: memoryview) -> tuple[str, list[int]]:
-    """Name and shape of a stored tensor, whose bytes are all there."""
+def _tensor(data: memoryview) -> tuple[str, list[int], int]:
+    """Name, shape and type of a stored tensor, whose bytes are all there."""
     name, shape, kind, size = "", [], 0, -1
     for number, value in _fields(data):
         if number == 1:
@@ -171,7 +173,7 @@ def _tensor(data: memoryview) -> tuple[str, list[int]]:
             raise ValueError("a tensor in a form that is not admitted")
     if kind not in ITEM or any(not 0 <= side < 1 << 32 for side in shape) or math.prod(shape) * ITEM[kind] != max(size, 0):
         raise ValueError(f"tensor {name[:40]!r} of type {kind} and shape {shape[:8]} does not fit its {size} bytes")
-    return name, shape
+    return name, shape, kind
 
 
 def _input(data: memoryview) -> tuple[str, int]:

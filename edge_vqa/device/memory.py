@@ -59,14 +59,17 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     heads = number("attention.head_count", 1)
     width = number("embedding_length", 1)
     key = number("attention.key_length", width // max(1, heads))
-    cells = 2 * number("block_count") * number("attention.head_count_kv", heads) * key
+    layers = number("decoder_block_count", number("block_count"))
+    cells = 2 * layers * number("attention.head_count_kv", heads) * key
     block, block_bytes = gguf_file.BLOCKS[KV_TYPES[need.kv_type]]
     padded = -(-context // 256) * 256
-    # the widest tensors of a batch at work, and a row of logits for each sequence; the tower's, at work on one tile
+    # the widest tensors of a batch at work, and a row of logits for each sequence (with an encoder: for each of its tokens); the
+    # tower's, at work on one tile
     inner = number("feed_forward_length", 4 * width)
     words = header.tensors["token_embd.weight"][0][0] if "token_embd.weight" in header.tensors else 0
     patches = 16 * max(pixels.tile_tokens, pixels.high_tokens)
-    compute = 4 * (N_BATCH * (3 * inner + 6 * width) + 3 * need.sequences * words) + 4 * patches * 8192
+    rows = N_BATCH if f"{kind}.decoder_block_count" in header.metadata else 3 * need.sequences
+    compute = 4 * (N_BATCH * (3 * inner + 6 * width) + rows * words) + 4 * patches * 8192
     return Plan(
         base=BASE,
         # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped; a small one is read

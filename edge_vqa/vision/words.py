@@ -71,7 +71,7 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _control(c: str) -> bool:
-    return c in "\0\ufffd" or (c not in "\t\n\r" and unicodedata.category(c).startswith("C"))
+    return c in "\0\ufffd" or (c not in "\t\n\r" and unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs"))
 
 
 def _punctuation(c: str) -> bool:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from converters.convert import convert
 from converters.options import Options
 from edge_vqa.bundles import store
+from edge_vqa.bundles.manifest import BACKENDS
 from edge_vqa.llm.engine import Engine
 from edge_vqa.model import Model
 from tests.conftest import CHECKPOINT, Asked
@@ -42,20 +43,21 @@ def strings(asked: list[Asked], special: tuple[str, ...]) -> list[str]:
     return made
 
 
-@pytest.mark.parametrize("kind", ["mini", "qwen2_vl", "llava", "gemma3"])
+@pytest.mark.parametrize("kind", ["mini", "qwen2_vl", "llava", "gemma3", "blip_2"])
 def test_a_thousand_strings_with_special_tokens(kind: str, model: Model, easy_questions: list[Asked], tmp_path: Path) -> None:
     """mini: SmolLM's kind of byte-level BPE; qwen2_vl: Qwen2's; llava, gemma3: SentencePiece with byte fallback, with and
-    without a space before each text."""
+    without a space before each text; blip_2: its unigrams."""
     folder, engine = CHECKPOINT, model._engine
     if kind != "mini":
         folder = make(tmp_path / "checkpoint", kind)
         convert(folder, tmp_path / "bundle", Options(quant="q8_0"))
         bundle = store.read(tmp_path / "bundle")
-        engine = Engine(bundle.files["lm"], bundle.files["vision"], bundle.manifest.runtime.preprocessing)
+        tower, pixels = bundle.files[BACKENDS[bundle.backend]], bundle.manifest.runtime.preprocessing
+        engine = Engine(bundle.files["lm"], tower, pixels, backend=bundle.backend)
     reference = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = {
         **{"mini": SPECIAL, "qwen2_vl": QWEN_SPECIAL},
-        **{"llava": ("<s>", "</s>", "<image>"), "gemma3": ("<bos>", *GEMMA_SPECIAL)},
+        **{"llava": ("<s>", "</s>", "<image>"), "gemma3": ("<bos>", *GEMMA_SPECIAL), "blip_2": ("</s>", "<image>")},
     }[kind]
     texts = strings(easy_questions, special)
     if kind == "qwen2_vl":  # the runtime puts text into the tokenizer's normal form; see Prompt.unicode
