@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from converters import architectures
@@ -90,7 +90,14 @@ def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
         detail=options.detail,
         template=options.chat_template,
     )
-    return Model(architecture, parts.from_gguf(lm), parts.from_gguf(vision), preprocessing, prompt, _key(lm, vision))
+    text, tower = parts.from_gguf(lm), parts.from_gguf(vision)
+    row_end = ready.lost_row_end(*headers)
+    if row_end is not None:
+        embeddings = text.tensors["token_embd.weight"]
+        width = embeddings.shape[1:]
+        tower.tensors[ready.ROW_END] = parts.Part(width, "f32", lambda: embeddings.read()[row_end], embeddings.origin)
+        preprocessing = replace(preprocessing, row_ends=1)
+    return Model(architecture, text, tower, preprocessing, prompt, _key(lm, vision))
 
 
 def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:

@@ -19,7 +19,7 @@ TOWERS = tuple(BACKENDS.values())
 ESTIMATORS = ("selector", "selector_early", "familiarity")  # roles of small graphs over the features of a trace
 ROLES = ("lm", *TOWERS, *ESTIMATORS)
 HISTOGRAM = 20  # equal bins of the confidence, from 0 to 1
-METHODS = ("tiles", "crop", "square", "grid", "whole", "dynamic", "native")  # of preprocessing
+METHODS = ("tiles", "crop", "square", "pad", "grid", "whole", "dynamic", "longest", "native")  # of preprocessing
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,13 @@ class Preprocessing:
       scaled so that its longer side is `longest_edge`. Each makes `tile_tokens`.
     - `crop` (LLaVA-1.5): the shorter side scaled to `tile`, then the central square, which makes `tile_tokens`.
     - `square` (Gemma 3): the whole picture scaled to a square of side `tile`, which makes `tile_tokens`.
+    - `pad` (Janus): the whole picture scaled into such a square, in grey.
     - `grid` (InternVL): as `square` at low detail; at high also, before it, the picture scaled to a grid of such squares of
       about its shape: at least `min_tokens` of them, and at most `high_tokens` tokens in all.
     - `whole` (towers of our own): the whole picture as one square of side `tile`, which makes `tile_tokens`.
     - `dynamic` (Qwen2-VL): both sides multiples of `tile`, each `tile` x `tile` pixels one token; at least `min_tokens`, at
-      most `low_tokens` or `high_tokens`.
+      most `low_tokens` or `high_tokens`, those that end rows (`row_ends` of them behind each but the last; Pixtral) not counted.
+    - `longest` (LightOnOCR): as `dynamic`, but the longer side is `longest_edge`.
     - `native` (anything else): llama.cpp's own steps, on a picture whose longer side is at most `tile` or `longest_edge`.
     """
 
@@ -94,18 +96,22 @@ class Preprocessing:
     min_tokens: int = 0
     low_tokens: int = 0
     high_tokens: int = 0
+    row_ends: int = 0
 
     def tokens(self, width: int, height: int) -> int:
         """LM tokens of so many pixels, of a size that the tower takes; not for `native`."""
-        return self.tile_tokens if self.method != "dynamic" else (width // self.tile) * (height // self.tile)
+        if self.method not in ("dynamic", "longest"):
+            return self.tile_tokens
+        columns, rows = width // self.tile, height // self.tile
+        return columns * rows + self.row_ends * (rows - 1)
 
     @property
     def most_tokens(self) -> int:
         """LM tokens of the largest picture, marker tokens included; for `native`, a guess."""
-        if self.method in ("crop", "square", "whole"):
+        if self.method in ("crop", "square", "pad", "whole"):
             return self.tile_tokens
-        if self.method in ("dynamic", "grid"):
-            return self.high_tokens
+        if self.method in ("dynamic", "longest", "grid"):  # a picture may be one column
+            return self.high_tokens * (1 + self.row_ends)
         if self.method == "native":
             return 3072
         side = math.ceil(self.longest_edge / self.tile)
@@ -308,8 +314,12 @@ def _check(manifest: Manifest) -> None:
         raise ValueError("runtime.preprocessing needs 1 <= tile <= longest_edge <= 16384 and 1 <= tile_tokens <= 16384")
     if pixels.method not in METHODS:
         raise ValueError(f"runtime.preprocessing.method must be one of {', '.join(METHODS)}")
+    if pixels.method == "longest" and (pixels.longest_edge % pixels.tile or pixels.low_tokens > 16384):
+        raise ValueError("runtime.preprocessing needs longest_edge a multiple of tile")
     if pixels.method == "dynamic" and not 1 <= pixels.min_tokens <= pixels.low_tokens <= pixels.high_tokens <= 16384:
         raise ValueError("runtime.preprocessing needs 1 <= min_tokens <= low_tokens <= high_tokens <= 16384")
+    if pixels.row_ends not in (0, 1):
+        raise ValueError("runtime.preprocessing.row_ends must be 0 or 1")
     if pixels.resample not in ("lanczos", "bicubic", "bilinear"):
         raise ValueError("runtime.preprocessing.resample must be lanczos, bicubic or bilinear")
     _check_points(manifest.operating_points, "operating_points")

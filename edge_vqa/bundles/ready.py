@@ -30,7 +30,15 @@ PROJECTORS = {
     "gemma3": ("gemma3", "<start_of_image>", ("\n\n<start_of_image>", "<end_of_image>\n\n")),
     "lfm2": ("lfm2_vl", "<image>", ("<|image_start|>", "<|image_end|>")),
     "mlp": ("llava", "<image>", ("", "")),
+    "pixtral": ("mistral3", "[IMG]", ("", "[IMG_END]")),
+    "lightonocr": ("lighton_ocr", "<|image_pad|>", ("", "")),
+    "glm4v": ("glm4v", "<|image|>", ("", "")),
+    "paddleocr": ("paddleocr_vl", "<|IMAGE_PLACEHOLDER|>", ("", "")),
+    "janus_pro": ("janus", "<image_placeholder>", ("<begin_of_image>", "<end_of_image>")),
 }
+ROW_END = "v.token_embd.img_break"
+# pictures of any shape: patches a token spans in each direction, where the file does not say
+MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "paddleocr": 2, "pixtral": 1}
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
 # can afford, where the processor allows up to 16,384
 LOW_SIDE, HIGH_SIDE = 448, 1344
@@ -110,6 +118,15 @@ def describe(
     return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
 
 
+def lost_row_end(lm: Header, vision: Header) -> int | None:
+    """The id of the token that ends a row of Pixtral's pictures, where the mmproj lacks its embedding: llama.cpp's converter, by
+    the names that tensors have in Hugging Face's layout, leaves it out, and pictures then have no rows."""
+    tokens = lm.metadata.get("tokenizer.ggml.tokens") or []
+    if vision.metadata.get("clip.projector_type") != "pixtral" or ROW_END in vision.tensors or "[IMG_BREAK]" not in tokens:
+        return None
+    return int(tokens.index("[IMG_BREAK]"))
+
+
 def _native() -> Preprocessing:
     return Preprocessing(LOW_SIDE, HIGH_SIDE, 1, "bicubic", "native")
 
@@ -120,9 +137,13 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         side = data["image_size"]
         tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2
         return Preprocessing(side, max(side, data.get("preproc_image_size", side)), tokens)
-    if projector in ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger"):
-        unit = data["patch_size"] * data.get("spatial_merge_size", 2)
-        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS)
+    if projector in MERGED:
+        unit = data["patch_size"] * data.get("spatial_merge_size", MERGED[projector])
+        ends = int(ROW_END in vision.tensors)
+        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS, row_ends=ends)
+    if projector == "lightonocr":
+        unit, side = data["patch_size"] * data.get("spatial_merge_size", 1), data.get("preproc_image_size", data["image_size"])
+        return Preprocessing(unit, side, 1, "bicubic", "longest", 1, (side // unit) ** 2, (side // unit) ** 2)
     if projector == "lfm2":
         unit = data["patch_size"] * data.get("projector.scale_factor", 2)
         return Preprocessing(unit, unit, 1, "bilinear", "dynamic", LOW_TOKENS // 4, LOW_TOKENS, LOW_TOKENS)
@@ -136,6 +157,9 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
     if projector == "gemma3":
         side, factor = data["image_size"], data.get("projector.scale_factor", 4)
         return Preprocessing(side, side, (side // data["patch_size"] // factor) ** 2, "bilinear", "square")
+    if projector == "janus_pro":
+        side = data["image_size"]
+        return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "pad")
     if projector == "mlp" and "v.class_embd" in vision.tensors and "image_grid_pinpoints" not in data:
         side = data["image_size"]
         return Preprocessing(side, side, (side // data["patch_size"]) ** 2, "bicubic", "crop")
@@ -195,6 +219,8 @@ def adopt(
     architecture, preprocessing, prompt = describe(
         *headers, instruction=instruction, max_tokens=max_tokens, detail=detail, template=template
     )
+    if lost_row_end(*headers) is not None:
+        raise EdgeVqaError(f"{vision.name} lacks {ROW_END}, without which pictures have no rows", "convert float files here")
     with store.new_folder(output, force=force) as work:
         for path, file in ((lm, FILES["lm"]), (vision, FILES["vision"])):
             if move:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.pictures.open import Picture, Rgb
-from edge_vqa.pictures.sizes import crop, fitted, grid, overview, shrunk, slices, squared
+from edge_vqa.pictures.sizes import crop, fitted, grid, overview, padded, shrunk, slices, squared, stretched
 
 if TYPE_CHECKING:
     from edge_vqa.bundles.manifest import Preprocessing, Prompt
@@ -60,8 +60,12 @@ def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing:
         pieces = _tiles(picture, detail, prompt, preprocessing)
     elif preprocessing.method == "dynamic":
         pieces = [Text(prompt.before, True), Tile(fitted(picture, detail, preprocessing))]
+    elif preprocessing.method == "longest":
+        pieces = [Text(prompt.before, True), Tile(stretched(picture, preprocessing))]
     elif preprocessing.method == "square":
         pieces = [Text(prompt.before, True), Tile(squared(picture, preprocessing))]
+    elif preprocessing.method == "pad":
+        pieces = [Text(prompt.before, True), Tile(padded(picture, preprocessing))]
     elif preprocessing.method == "grid":
         cut = grid(picture, preprocessing) if detail == "high" else []
         pieces = [Text(prompt.before, True), *map(Tile, [*cut, squared(picture, preprocessing)])]

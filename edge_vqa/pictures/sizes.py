@@ -11,6 +11,8 @@ from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.pictures.open import Picture, Rgb
 
+GREY = 127  # around pictures that fill no square
+
 
 def _resample(preprocessing: Preprocessing) -> Image.Resampling:
     return Image.Resampling[preprocessing.resample.upper()]
@@ -78,6 +80,18 @@ def squared(picture: Picture, preprocessing: Preprocessing) -> Rgb:
     return _scaled(picture, preprocessing.tile, preprocessing.tile, preprocessing)
 
 
+def padded(picture: Picture, preprocessing: Preprocessing) -> Rgb:
+    """The whole picture in the middle of a grey square [tile, tile, 3], its longer side scaled to `tile`, as Janus's processor
+    does."""
+    side, (width, height) = preprocessing.tile, picture.size
+    scale = side / max(width, height)
+    scaled = _scaled(picture, max(1, round(width * scale)), max(1, round(height * scale)), preprocessing)
+    made = np.full((side, side, 3), GREY, np.uint8)
+    y, x = ((side - n) // 2 for n in scaled.shape[:2])
+    made[y : y + scaled.shape[0], x : x + scaled.shape[1]] = scaled
+    return made
+
+
 def grid(picture: Picture, preprocessing: Preprocessing) -> list[Rgb]:
     """The picture scaled to a grid of squares [tile, tile, 3], row by row; none where one square is enough.
 
@@ -119,6 +133,15 @@ def fitted(picture: Picture, detail: str, preprocessing: Preprocessing) -> Rgb:
     elif columns * rows < preprocessing.min_tokens:
         grow = math.sqrt(preprocessing.min_tokens * unit**2 / (width * height))
         columns, rows = (math.ceil(n * grow / unit) for n in (width, height))
+    return _scaled(picture, columns * unit, rows * unit, preprocessing)
+
+
+def stretched(picture: Picture, preprocessing: Preprocessing) -> Rgb:
+    """The picture with its longer side `longest_edge`, the other the multiple of `tile` that is next above, as llama.cpp has it
+    for LightOnOCR."""
+    unit, (width, height) = preprocessing.tile, picture.size
+    scale = preprocessing.longest_edge / max(width, height)
+    columns, rows = (math.ceil(n * scale / unit) for n in (width, height))
     return _scaled(picture, columns * unit, rows * unit, preprocessing)
 
 

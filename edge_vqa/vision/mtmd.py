@@ -14,6 +14,7 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.native import bindings
 from edge_vqa.pictures.open import Rgb
 from edge_vqa.vision.class_token import ClassTokenOrder
+from edge_vqa.vision.row_ends import RowEnds
 from edge_vqa.vision.tokens import ImageTokens, Part, checked
 
 
@@ -27,13 +28,13 @@ class MtmdTower:
         _, self._mtmd = bindings.load()
         self._preprocessing = preprocessing
         self._n_embd = n_embd
-        self._order = ClassTokenOrder() if ClassTokenOrder.concerns(tensors) else None
+        self._watch = next((kind() for kind in (ClassTokenOrder, RowEnds) if kind.concerns(tensors)), None)
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.print_timings = False
         params.warmup = False
-        if self._order is not None:
-            params.cb_eval = self._order.callback
+        if self._watch is not None:
+            params.cb_eval = self._watch.callback
         # Pillow has scaled the picture already: with these limits mtmd's own resize is the identity.
         if preprocessing.method == "tiles":
             params.image_max_tokens = preprocessing.tile_tokens

@@ -35,6 +35,7 @@ from tests.converters.reference import Reference
 PAGE = ROOT / "docs" / "models.md"
 SHAPES = ((300, 200), (120, 300), (64, 64), (451, 300), (90, 210))
 QUESTIONS = ("what is this?", "Is it red?")
+EXACT = Options(quant="f32", vision_type="f32", onnx_type="f32")
 SAME = 1e-4  # of the logits' range: what the order of sums may change
 SEEN = 3e-2  # of the logits' range: less, and an error in what is made of a picture could not be told
 
@@ -91,27 +92,38 @@ def apart(ours: npt.NDArray[np.float32], fresh: npt.NDArray[np.float32]) -> floa
     return float(np.abs(ours - fresh).max() / np.ptp(fresh))
 
 
+def pictures(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[Picture]:
+    """One in each of these shapes, and one more in the first."""
+    photos = [Image.open(EXAMPLES / f"{name}.jpg") for name in ("cat", "apples", "coffee")]
+    shown = [photos[n % 3].resize(shape) for n, shape in enumerate(shapes)]
+    return [open_picture(image) for image in (*shown, photos[2].resize(shapes[0]))]
+
+
 def measure(kind: str, folder: Path) -> Row:
+    """The row of an architecture that we convert, on a checkpoint written into this folder."""
     checkpoint = make(folder / "checkpoint", kind)
-    convert(checkpoint, folder / "bundle", Options(quant="f32", vision_type="f32", onnx_type="f32"))
-    bundle, photo = store.read(folder / "bundle"), Image.open(EXAMPLES / "cat.jpg")
-    pictures = [open_picture(photo.resize(shape)) for shape in SHAPES]
-    pictures.append(open_picture(Image.open(EXAMPLES / "coffee.jpg").resize(SHAPES[0])))
-    reference = Reference(checkpoint, bundle)
+    convert(checkpoint, folder / "bundle", EXACT)
+    bundle = store.read(folder / "bundle")
+    return compare(kind, bundle, Reference(checkpoint, bundle))
+
+
+def compare(kind: str, bundle: Bundle, reference: Reference, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Row:
+    """The row of a bundle, its reference's memory freed."""
+    shown = pictures(shapes)
     try:
-        compared = [reference.compare(picture, question, "low") for picture in pictures for question in QUESTIONS]
+        compared = [reference.compare(picture, question, "low") for picture in shown for question in QUESTIONS]
     finally:
         reference.close()
     fresh, answers = {}, {}
     for number in (0, 2):
         for question in QUESTIONS:
             with opened(bundle) as engine:
-                show(engine, bundle, pictures[number])
+                show(engine, bundle, shown[number])
                 fresh[number, question] = first_logits(engine, bundle, question)
                 answers[number, question] = answer(engine, bundle, question)
     with opened(bundle) as engine:
         for number in (0, 1, 2):
-            show(engine, bundle, pictures[number])
+            show(engine, bundle, shown[number])
             logits = []
             for question in QUESTIONS:
                 answer(engine, bundle, QUESTIONS[0])
@@ -122,12 +134,12 @@ def measure(kind: str, folder: Path) -> Row:
         ends = all(engine.lm.is_end(engine.lm.tokenize(token, special=True)[0]) for token in bundle.manifest.prompt.stop)
     with opened(bundle, sequences=4) as engine:
         manifest = bundle.manifest
-        shown = [
-            list(engine.embed(picture_pieces(pictures[n], "low", manifest.prompt, manifest.runtime.preprocessing)))
+        embedded = [
+            list(engine.embed(picture_pieces(shown[n], "low", manifest.prompt, manifest.runtime.preprocessing)))
             for n in (0, 2)
         ]
         asked = [(n, question_pieces(question, manifest.prompt)) for n in (0, 1) for question in QUESTIONS]
-        traces = engine.answer_together(shown, asked, 8)
+        traces = engine.answer_together(embedded, asked, 8)
     together = [[token.id for token in trace.tokens] for trace in traces]
     return Row(
         kind,

@@ -58,6 +58,9 @@ class Reference:
             self.words = PreTrainedTokenizerFast(tokenizer_file=str(checkpoint / "qformer_tokenizer" / "tokenizer.json"))
         self.bundle = bundle
         self.pixels = bundle.manifest.runtime.preprocessing
+        kind = bundle.manifest.architecture
+        # whether the net is told which tokens are a picture's. Gemma 3: they see each other; others: for their positions
+        self.marked = {"gemma3": "token_type_ids"}.get(kind, "mm_token_type_ids" if kind.startswith("qwen") else "")
         self.backend = backend = backend or bundle.backend
         tower = bundle.files[BACKENDS[backend]]
         self.engine = Engine(bundle.files["lm"], tower, self.pixels, backend=backend, kv_type="f32")
@@ -79,9 +82,8 @@ class Reference:
         inputs = self.inputs([piece.rgb for piece in prefix if isinstance(piece, Tile)])
         tokens = torch.tensor([ids + answer[:-1]])
         kind = self.bundle.manifest.architecture
-        if kind in IMAGE_TOKENS and kind != "internvl":  # Gemma 3: tokens of a picture see each other; others: their positions
-            named = "token_type_ids" if kind == "gemma3" else "mm_token_type_ids"
-            inputs[named] = (tokens == self.net.config.image_token_id).long()
+        if self.marked:
+            inputs[self.marked] = (tokens == self.net.config.image_token_id).long()
         if self.words is not None:
             inputs["qformer_input_ids"] = torch.tensor([self.words.encode("".join(p.text for p in asked if not p.special))])
         encoded = self.engine.lm.encodes

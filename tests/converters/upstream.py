@@ -52,8 +52,11 @@ import runpy, sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(1, sys.argv[1] + "/gguf-py")
 from conversion.base import TextModel
+from pathlib import Path
 pre = sys.argv[2]
 TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
+if not (Path(sys.argv[3]) / "tokenizer.model").is_file():
+    TextModel._set_vocab_sentencepiece = TextModel._set_vocab_gpt2
 sys.argv = ["convert_hf_to_gguf.py", *sys.argv[3:]]
 runpy.run_path(sys.path[0] + "/convert_hf_to_gguf.py", run_name="__main__")
 """
@@ -74,19 +77,18 @@ CLASSES = {
 }
 
 
-def as_it_wants(checkpoint: Path, kind: str) -> None:
-    """What its converter looks for in published checkpoints of these kinds, and `transformers` 5 does not write."""
+def as_it_wants(checkpoint: Path, classes: dict[str, str], renamed: tuple[tuple[str, str], ...]) -> None:
+    """What its converter looks for in published checkpoints, and `transformers` 5 does not write. classes: by part of the
+    config, "" the whole."""
     path, weights = checkpoint / "config.json", checkpoint / "model.safetensors"
     config = json.loads(path.read_text())
-    for part, name in CLASSES.get(kind, {}).items():
-        config[part]["architectures"] = [name]
+    for part, name in classes.items():
+        (config[part] if part else config)["architectures"] = [name]
     path.write_text(json.dumps(config))
     parts = load_file(weights)
-    for old, new in RENAMED.get(kind, ()):
+    for old, new in renamed:
         parts = {new + name[len(old) :] if name.startswith(old) else name: part for name, part in parts.items()}
     save_file(parts, weights, {"format": "pt"})
-    if kind == "gemma3":
-        write_sentencepiece(checkpoint)
 
 
 def write_sentencepiece(checkpoint: Path) -> None:
@@ -103,13 +105,13 @@ def write_sentencepiece(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.model").write_bytes(made.SerializeToString())
 
 
-def convert_upstream(llama_cpp: Path, checkpoint: Path, folder: Path, kind: str) -> tuple[Path, Path]:
-    """LM and mmproj in f32, by llama.cpp's converter."""
+def convert_upstream(
+    llama_cpp: Path, checkpoint: Path, folder: Path, pre: str, type_: str = "f32", flags: tuple[str, ...] = ()
+) -> tuple[Path, Path]:
+    """LM and mmproj, by llama.cpp's converter. pre: its name of the tokenizer's kind; flags: for the LM."""
     folder.mkdir(parents=True)
-    as_it_wants(checkpoint, kind)
-    pre = "qwen2" if "qwen" in kind or kind in ("internvl", "lfm2_vl") else "smollm"
-    for out, more in ((folder / "lm.gguf", []), (folder / "mmproj.gguf", ["--mmproj"])):
-        command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", "f32", "--outfile", str(out)]
+    for out, more in ((folder / "lm.gguf", flags), (folder / "mmproj.gguf", ["--mmproj"])):
+        command = [sys.executable, "-c", RUN, str(llama_cpp), pre, str(checkpoint), "--outtype", type_, "--outfile", str(out)]
         done = subprocess.run([*command, *more], capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr[-2000:])
@@ -142,7 +144,11 @@ def main() -> None:
             checkpoint = make(folder / "checkpoint", kind, published=kind == "smolvlm")
             convert(checkpoint, folder / "ours", Options(quant="f32", vision_type="f32"))
             ours = largest_error(checkpoint, folder / "ours")
-            lm, vision = convert_upstream(llama_cpp, checkpoint, folder / "upstream", kind)
+            as_it_wants(checkpoint, CLASSES.get(kind, {}), RENAMED.get(kind, ()))
+            if kind == "gemma3":
+                write_sentencepiece(checkpoint)
+            pre = "qwen2" if "qwen" in kind or kind in ("internvl", "lfm2_vl") else "smollm"
+            lm, vision = convert_upstream(llama_cpp, checkpoint, folder / "upstream", pre)
             made = ready.adopt(lm, vision, folder / "theirs", Source("upstream"))
             theirs = largest_error(checkpoint, folder / "theirs")
             print(f"{kind:<12} logit error / range: ours {ours:.2e}, llama.cpp's converter {theirs:.2e} ({made.architecture})")
