@@ -91,6 +91,8 @@ def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
         template=options.chat_template,
     )
     text, tower = parts.from_gguf(lm), parts.from_gguf(vision)
+    if ready.lost_gelu(headers[1]):
+        tower.metadata["clip.use_gelu"] = True
     row_end = ready.lost_row_end(*headers)
     if row_end is not None:
         embeddings = text.tensors["token_embd.weight"]

@@ -34,11 +34,14 @@ PROJECTORS = {
     "lightonocr": ("lighton_ocr", "<|image_pad|>", ("", "")),
     "glm4v": ("glm4v", "<|image|>", ("", "")),
     "paddleocr": ("paddleocr_vl", "<|IMAGE_PLACEHOLDER|>", ("", "")),
+    "gemma4v": ("gemma4", "<|image|>", ("<|image>", "<image|>")),
     "janus_pro": ("janus", "<image_placeholder>", ("<begin_of_image>", "<end_of_image>")),
 }
 ROW_END = "v.token_embd.img_break"
 # pictures of any shape: patches a token spans in each direction, where the file does not say
-MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "paddleocr": 2, "pixtral": 1}
+MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "paddleocr": 2, "pixtral": 1, "gemma4v": 3}
+LEAST = {"gemma4v": 70}  # tokens that the smallest picture is scaled to; else 4
+TOGETHER = ("gemma4v",)  # a picture's tokens see each other, and must fit one call
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
 # can afford, where the processor allows up to 16,384
 LOW_SIDE, HIGH_SIDE = 448, 1344
@@ -127,6 +130,13 @@ def lost_row_end(lm: Header, vision: Header) -> int | None:
     return int(tokens.index("[IMG_BREAK]"))
 
 
+def lost_gelu(vision: Header) -> bool:
+    """Whether this is Gemma 4's tower as llama.cpp's converter writes it: without a word on its activation, which is GELU, and of
+    which llama.cpp then thinks x * sigmoid(1.702 x)."""
+    told = {"clip.use_gelu", "clip.use_silu"} & set(vision.metadata)
+    return vision.metadata.get("clip.vision.projector_type") == "gemma4v" and not told
+
+
 def _native() -> Preprocessing:
     return Preprocessing(LOW_SIDE, HIGH_SIDE, 1, "bicubic", "native")
 
@@ -138,9 +148,12 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         tokens = (side // data["patch_size"] // data["projector.scale_factor"]) ** 2
         return Preprocessing(side, max(side, data.get("preproc_image_size", side)), tokens)
     if projector in MERGED:
-        unit = data["patch_size"] * data.get("spatial_merge_size", MERGED[projector])
+        unit = data["patch_size"] * data.get("spatial_merge_size", data.get("projector.scale_factor", MERGED[projector]))
         ends = int(ROW_END in vision.tensors)
-        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", 4, LOW_TOKENS, HIGH_TOKENS, row_ends=ends)
+        most = HIGH_TOKENS // 2 if projector in TOGETHER else HIGH_TOKENS
+        return Preprocessing(
+            unit, unit, 1, "bicubic", "dynamic", LEAST.get(projector, 4), LOW_TOKENS, most, row_ends=ends
+        )
     if projector == "lightonocr":
         unit, side = data["patch_size"] * data.get("spatial_merge_size", 1), data.get("preproc_image_size", data["image_size"])
         return Preprocessing(unit, side, 1, "bicubic", "longest", 1, (side // unit) ** 2, (side // unit) ** 2)

@@ -72,7 +72,12 @@ def render(
     lead, tail = rest.split(_QUESTION)
     if words.starts_with_bos and "bos" in words.special and words.tokens[words.special["bos"]] not in text:
         before = words.tokens[words.special["bos"]] + before
-    control = [token for token, kind in zip(words.tokens, words.types, strict=True) if kind == CONTROL]
+    # marks that a file calls user-defined too: llama.cpp takes some of them, as <turn|>, for control tokens
+    control = [
+        token
+        for token, kind in zip(words.tokens, words.types, strict=True)
+        if kind == CONTROL or (kind == USER_DEFINED and token[:1] + token[-1:] in ("<>", "[]"))
+    ]
     special = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
     # The plain text right before and behind the question is tokenised together with it: `between` ends with the last
     # special token before the question, `after` begins with the first one behind it.

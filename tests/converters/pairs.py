@@ -51,6 +51,7 @@ class Pair:
     classes: tuple[tuple[str, str], ...] = ()  # see `upstream.as_it_wants`
     renamed: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
+    seed: int = 0  # one whose answers hold no image token, which `transformers` would take for a picture's
 
 
 def turn(begin: str, picture: str, end: str, bos: str = "") -> str:
@@ -209,14 +210,10 @@ def _minicpm(folder: Path) -> Any:
     used, ids = words(folder, template, special, "<|im_end|>")
     grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "scale_resolution": 224, "patch_size": 14, "downsample_mode": "16x"}
     (folder / "preprocessor_config.json").write_text(json.dumps(grey))
-    text = {**PLAIN, "model_type": "qwen3_5_text", "rms_norm_eps": 1e-6, "vocab_size": used, "head_dim": 32, "eos_token_id": ids["<|im_end|>"]}
-    text |= {"num_hidden_layers": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2}
-    text |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}
-    text |= {"rope_parameters": MROPE | {"partial_rotary_factor": 0.5, "mrope_interleaved": True}}
     tower = {**TOWER, "image_size": 980, "patch_size": 14}  # llama.cpp knows no other table of positions
     return hf.MiniCPMV4_6ForConditionalGeneration(
         hf.MiniCPMV4_6Config(
-            text_config=text,
+            text_config=_gated_delta(used, ids["<|im_end|>"]),
             vision_config=tower,
             insert_layer_id=1,
             image_size=224,
@@ -233,26 +230,67 @@ def _packed(value: torch.Tensor, patch: int = 14) -> dict[str, Any]:
     return {"pixel_values": cut, "target_sizes": torch.tensor([[rows, columns]], dtype=torch.int32)}
 
 
-def _hunyuan(folder: Path) -> Any:
-    mark = "<\uff5chy_place\u2581holder\u2581no\u2581{}\uff5c>"
-    special = ("<\uff5chy_begin\u2581of\u2581sentence\uff5c>", "<\uff5chy_User\uff5c>", *(mark.format(n) for n in (100, 101, 102)))
-    template = turn("", mark.format(100) + mark.format(102) + mark.format(101), special[1], special[0])
-    used, ids = words(folder, template, special, "<|endoftext|>", special[0])
-    processor(folder, patch_size=16, merge_size=2, min_pixels=64 * 64, max_pixels=32 * 32 * 256)
-    text = {**PLAIN, "vocab_size": used, "head_dim": 16, "tie_word_embeddings": False, "eos_token_id": ids["<|endoftext|>"]}
-    text |= {"bos_token_id": ids[special[0]], "pad_token_id": ids["<|endoftext|>"], "eod_token_id": ids["<|endoftext|>"]}
-    text |= {"rope_parameters": {"rope_type": "xdrope", "rope_theta": 1e4, "alpha": 1000.0, "factor": 1.0, "xdrope_section": [2, 2, 2, 2]}}
-    tower = {**TOWER, "out_hidden_size": 64, "text_hidden_size": 64, "max_image_size": 128, "patch_size": 16}
-    return hf.HunYuanVLForConditionalGeneration(
-        hf.HunYuanVLConfig(
-            text_config=text,
-            vision_config=tower,
-            image_token_id=ids[mark.format(102)],
-            im_start_id=ids[mark.format(100)],
-            im_end_id=ids[mark.format(101)],
+def _qwen3_5(folder: Path) -> Any:
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    template = turn("<|im_start|>{{ message['role'] }}\n", picture, "<|im_end|>\n<|im_start|>assistant\n")
+    used, ids = words(folder, template, (), "<|im_end|>")
+    grey = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16, "merge_size": 2}
+    (folder / "preprocessor_config.json").write_text(json.dumps(grey))
+    tower = {"depth": 4, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64}
+    return hf.Qwen3_5ForConditionalGeneration(
+        hf.Qwen3_5Config(
+            text_config=_gated_delta(used, ids["<|im_end|>"]),
+            vision_config={**tower, "num_position_embeddings": 144},
+            image_token_id=ids["<|image_pad|>"],
+            video_token_id=ids["<|video_pad|>"],
+            vision_start_token_id=ids["<|vision_start|>"],
+            vision_end_token_id=ids["<|vision_end|>"],
             tie_word_embeddings=False,
         )
     )
+
+
+def _gemma4(folder: Path) -> Any:
+    special = ("<|turn>", "<turn|>", "<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio>", "<audio|>", "<|audio|>")
+    template = turn("<|turn>user\n", "<|image|>", "<turn|>\n<|turn>model\n", "{{ bos_token }}")
+    used = tokenizers.gemma(folder, template, special)
+    found = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    ids = {entry["content"]: entry["id"] for entry in found}
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.0] * 3, "image_std": [1.0] * 3}))
+    text = {**PLAIN, "vocab_size": used, "num_hidden_layers": 6, "head_dim": 16, "global_head_dim": 32, "sliding_window": 64}
+    text |= {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": used, "num_kv_shared_layers": 0}
+    text |= {"eos_token_id": ids["<eos>"], "bos_token_id": ids["<bos>"], "pad_token_id": ids["<pad>"]}
+    text |= {"use_bidirectional_attention": "vision", "tie_word_embeddings": True}
+    tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "head_dim": 16}
+    tower |= {"num_key_value_heads": 4, "position_embedding_size": 64}
+    return hf.Gemma4ForConditionalGeneration(
+        hf.Gemma4Config(
+            text_config=text,
+            vision_config=tower,
+            image_token_id=ids["<|image|>"],
+            video_token_id=ids["<|video|>"],
+            boi_token_id=ids["<|image>"],
+            eoi_token_id=ids["<image|>"],
+            boa_token_id=ids["<|audio>"],
+            eoa_token_index=ids["<audio|>"],
+            audio_token_id=ids["<|audio|>"],
+        )
+    )
+
+
+def _placed(value: torch.Tensor, patch: int = 16) -> dict[str, Any]:
+    rows, columns = value.shape[1] // patch, value.shape[2] // patch
+    flat = value.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(1, rows * columns, -1)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return {"pixel_values": flat, "image_position_ids": torch.stack([x, y], -1).reshape(1, -1, 2)}
+
+
+def _gated_delta(used: int, eos: int) -> dict[str, Any]:
+    """Qwen3.5's LM: three layers of linear attention to one of full."""
+    text = {**PLAIN, "model_type": "qwen3_5_text", "rms_norm_eps": 1e-6, "vocab_size": used, "head_dim": 32, "eos_token_id": eos}
+    text |= {"num_hidden_layers": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2}
+    text |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}
+    return text | {"rope_parameters": MROPE | {"partial_rotary_factor": 0.5, "mrope_interleaved": True}}
 
 
 def _repeated(token: str) -> Callable[[int, int], str]:
@@ -284,12 +322,15 @@ PAIRS = {
         sizes=((224, 224),) * 3,
         flags=("--no-mtp",),
     ),
-    "hunyuan_vl": Pair(
-        *(_hunyuan, lambda value: _rows(value, 16, flat=True), "<\uff5chy_place\u2581holder\u2581no\u2581102\uff5c>", "<\uff5chy_place\u2581holder\u2581no\u2581102\uff5c>"),
-        lambda rows, columns: "<\uff5chy_place\u2581holder\u2581no\u2581102\uff5c>" * (rows * (columns + 1) + 2),
+    "gemma4": Pair(
+        *(_gemma4, _placed, "<|image|>", "<|image|>"),
+        lambda rows, columns: f"<|image>{'<|image|>' * (rows * columns)}<image|>",
         typed=True,
-        unit=32,
-        sizes=((128, 128), (96, 192), (320, 64), (64, 64), (256, 192)),
+    ),
+    "qwen3_5": Pair(
+        *(_qwen3_5, lambda value: merged(value, 16), "<|image_pad|>", "<|image_pad|>", _repeated("<|image_pad|>"), True),
+        flags=("--no-mtp",),
+        seed=1,
     ),
 }
 
@@ -297,7 +338,7 @@ PAIRS = {
 def make(folder: Path, kind: str) -> Path:
     """Write a checkpoint whose weights half precision holds exactly."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(0)
+    torch.manual_seed(PAIRS[kind].seed)
     net = PAIRS[kind].build(folder)
     perturb(net)
     net.half().float().save_pretrained(folder)

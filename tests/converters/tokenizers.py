@@ -92,13 +92,13 @@ def llama(folder: Path) -> int:
     return _write(made, folder, LLAVA_TEMPLATE, **config)
 
 
-def gemma(folder: Path) -> int:
+def gemma(folder: Path, template: str = GEMMA_TEMPLATE, special: Sequence[str] = GEMMA_SPECIAL) -> int:
     """Write Gemma 3's kind of tokenizer; returns how many tokens it has."""
     made = _sentencepiece(normalizers.Replace(" ", "\u2581"), *("<pad>", "<eos>", "<bos>", "<unk>"))
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in GEMMA_SPECIAL])
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     made.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("\n", "\n\n")])
     config = {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    return _write(made, folder, GEMMA_TEMPLATE, tokenizer_class="PreTrainedTokenizerFast", **config)
+    return _write(made, folder, template, tokenizer_class="PreTrainedTokenizerFast", **config)
 
 
 def _sentencepiece(normalizer: Any, *special: str) -> Tokenizer:
