@@ -100,7 +100,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="mtmd|onnx|both",
-            help="What runs the vision tower: llama.cpp, ONNX Runtime, or the faster (default: mtmd, where llama.cpp has a graph).",
+            help="What runs the vision tower: llama.cpp, ONNX Runtime, or the faster (default: mtmd, where it can).",
         ),
     ] = None,
     onnx_type: Annotated[

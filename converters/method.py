@@ -63,7 +63,9 @@ def lm_types(lm: Half, type_: str) -> dict[str, str]:
     shapes = [(name, lm.tensors[name].shape) for name in sorted(lm.tensors, key=place)]
     heads = lm.number("attention.head_count", 1)
     keys = lm.number("attention.head_count_kv", heads)
-    return rtn.tensor_types(shapes, type_, rtn.Shape(sum(name.endswith("ffn_down.weight") for name in lm.tensors), heads // keys))
+    return rtn.tensor_types(
+        shapes, type_, rtn.Shape(sum(name.endswith("ffn_down.weight") for name in lm.tensors), heads // keys)
+    )
 
 
 def lm_entries(lm: Half, method: Method, threads: int, importance: dict[str, Floats]) -> list[Entry]:

@@ -49,7 +49,11 @@ def build(g: Graph) -> str:
             asking = attended(asking, features, f"{block}.cross")
         asking = fed(asking, f"{block}.ffn")
         # behind the last layer nobody looks at the question's words
-        x = g.op("Concat", asking, fed(g.part(x, n, 2**31 - 1), f"{block}.text"), axis=1) if text and number + 1 < layers else asking
+        x = (
+            g.op("Concat", asking, fed(g.part(x, n, 2**31 - 1), f"{block}.text"), axis=1)
+            if text and number + 1 < layers
+            else asking
+        )
     return g.named(g.op("Reshape", x, g.ints(n, width)), "mm.fc", exact=True)
 
 

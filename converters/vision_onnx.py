@@ -1,21 +1,20 @@
 """Vision tower and projector -> one ONNX graph: pixels uint8 [1, h, w, 3] in, image embeddings [tokens, n_embd] out.
 
-A projector that reads the question (InstructBLIP's) makes it a graph of two more inputs: `question`, int64 [1, words], and `seen`,
-float [pictures, patches, width], what the tower makes of a picture, which is an output too, `features`. With no pixels [0, h, w, 3]
-the tower does not run, and a second question on a picture costs the projector only.
+A projector that reads the question (InstructBLIP's) makes it a graph of two more inputs: `question`, int64 [1, words], and
+`seen`, float [pictures, patches, width], what the tower makes of a picture, which is an output too, `features`. With no pixels
+[0, h, w, 3] the tower does not run, and a second question on a picture costs the projector only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
-from converters.files.parts import Half
 from converters import qformer_onnx
+from converters.files.parts import Half
 from converters.onnx_graph import CONTRIB, Graph
 from edge_vqa.border.whole import write_whole
 from edge_vqa.errors import EdgeVqaError
@@ -146,5 +145,7 @@ def write(path: Path, tower: Half, type_: str, count: Callable[[int], None] = la
     )
     if reads:
         words = g.setting("clip.qformer.vocabulary")
-        helper.set_model_props(model, {"vocabulary": "\n".join(words), "most_words": str(g.setting("clip.qformer.context_length"))})
+        helper.set_model_props(
+            model, {"vocabulary": "\n".join(words), "most_words": str(g.setting("clip.qformer.context_length"))}
+        )
     write_whole(path, lambda stream: stream.write(model.SerializeToString()))

@@ -103,8 +103,9 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any], *, reads: bool = 
 
 def _plain(config: Any) -> dict[str, Any]:
     """What has one value: sizes may come as pairs of equal ones."""
-    config = config if isinstance(config, dict) else {}
-    return config | {key: value[0] for key, value in config.items() if isinstance(value, list) and value and value == value[:1] * 2}
+    given: dict[str, Any] = config if isinstance(config, dict) else {}
+    pairs = {key: value for key, value in given.items() if isinstance(value, list) and value and value == value[:1] * 2}
+    return given | {key: value[0] for key, value in pairs.items()}
 
 
 def _text(config: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, Any], int, frozenset[str], str]:
@@ -123,7 +124,9 @@ def _text(config: dict[str, Any]) -> tuple[dict[str, Rule], dict[str, Any], int,
         tied = frozenset({"language_model.lm_head.weight"} if is_tied(config, raw) else ())
         return lm, text_metadata(args), args.vocab_size, tied, template
     if kind == "opt":
-        raise EdgeVqaError("llama.cpp has no graph for OPT (learned positions, ReLU)", "use a checkpoint with Flan-T5 or Vicuna")
+        raise EdgeVqaError(
+            "llama.cpp has no graph for OPT (learned positions, ReLU)", "use a checkpoint with Flan-T5 or Vicuna"
+        )
     raise EdgeVqaError(f"a text model of type {kind!r} is not supported", "use a checkpoint with Flan-T5 or Vicuna")
 
 

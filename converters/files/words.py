@@ -1,4 +1,4 @@
-"""The vocabulary of a projector that reads the question: WordPiece as in BERT's uncased models, which the device runs itself."""
+"""The vocabulary of a projector that reads the question: WordPiece as in BERT's uncased models, run on the device itself."""
 
 from __future__ import annotations
 

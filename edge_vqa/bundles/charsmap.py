@@ -1,9 +1,9 @@
-"""Whether llama.cpp can walk SentencePiece's normalisation map of a gguf without leaving it: it throws where it would, and nothing
-catches that.
+"""Whether llama.cpp can walk SentencePiece's normalisation map of a gguf without leaving it: it throws where it would, and
+nothing catches that.
 
 The map is a length, a double array of 32-bit units, and texts that end with 0. A walk begins at the base of the first unit; a
-character c leads to unit base ^ c if that bears c, whose own base follows; a unit with the leaf bit says by the unit at its base
-where its text begins. (llama.cpp, llm_tokenizer_ugm; darts-clone.)
+character c leads to unit base ^ c if that bears c, whose own base follows; a unit with the leaf bit says by the unit at its
+base where its text begins. (llama.cpp, llm_tokenizer_ugm; darts-clone.)
 """
 
 from __future__ import annotations

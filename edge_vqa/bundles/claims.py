@@ -165,7 +165,9 @@ def _encoder_decoder(header: Header, values: dict[str, Any]) -> None:
     later = values.get("decoder_block_count", blocks)
     _require(later <= blocks, f"decoder_block_count is {later}")  # llama.cpp does not load more
     start = values.get("decoder_start_token_id", 0)
-    _require(type(start) is int and 0 <= start < header.tensors["token_embd.weight"][0][0], f"decoder_start_token_id is {start}")
+    _require(
+        type(start) is int and 0 <= start < header.tensors["token_embd.weight"][0][0], f"decoder_start_token_id is {start}"
+    )
     _require(type(heads) is int and type(inner) is int, "layers that differ")
     _require(values.get("attention.head_count_kv", heads) == heads, "attention.head_count_kv")
     size = values.get("attention.key_length", width // heads)

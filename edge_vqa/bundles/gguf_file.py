@@ -56,8 +56,8 @@ class _Reader:
 
 @dataclass(frozen=True)
 class Header:
-    """What a gguf says of itself: metadata by key, and each tensor's shape (slowest first), ggml type number and bytes, and where
-    in the file it begins."""
+    """What a gguf says of itself: metadata by key, and each tensor's shape (slowest first), ggml type number and bytes, and
+    where in the file it begins."""
 
     metadata: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], int, int]]

@@ -83,7 +83,7 @@ class Preprocessing:
       about its shape: at least `min_tokens` of them, and at most `high_tokens` tokens in all.
     - `whole` (towers of our own): the whole picture as one square of side `tile`, which makes `tile_tokens`.
     - `dynamic` (Qwen2-VL): both sides multiples of `tile`, each `tile` x `tile` pixels one token; at least `min_tokens`, at
-      most `low_tokens` or `high_tokens`, those that end rows (`row_ends` of them behind each but the last; Pixtral) not counted.
+      most `low_tokens` or `high_tokens`. `row_ends` tokens more behind each row but the last (Pixtral).
     - `longest` (LightOnOCR): as `dynamic`, but the longer side is `longest_edge`.
     - `native` (anything else): llama.cpp's own steps, on a picture whose longer side is at most `tile` or `longest_edge`.
     """

@@ -19,7 +19,9 @@ from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.manifest import Manifest, Preprocessing, Prompt, Quantisation, Runtime, Source, llama_cpp_version
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
 from edge_vqa.errors import EdgeVqaError
+from edge_vqa.native import bindings
 
+OTHER = "give the mmproj that belongs to it"
 # clip.projector_type -> Hugging Face's model_type, what its chat template writes for a picture, what its processor puts around
 PROJECTORS = {
     "idefics3": ("idefics3", "<image>", ("", "")),
@@ -37,9 +39,28 @@ PROJECTORS = {
     "gemma4v": ("gemma4", "<|image|>", ("<|image>", "<image|>")),
     "janus_pro": ("janus", "<image_placeholder>", ("<begin_of_image>", "<end_of_image>")),
 }
+# projector -> the LMs that its tower was trained for, by llama.cpp's name; others go with several
+TRAINED_FOR = {
+    "qwen2vl_merger": ("qwen2vl",),
+    "qwen2.5vl_merger": ("qwen2vl",),
+    "qwen3vl_merger": ("qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe"),
+    "gemma3": ("gemma3",),
+    "gemma4v": ("gemma4",),
+    "lfm2": ("lfm2", "lfm2moe"),
+    "glm4v": ("glm4", "glm4moe"),
+    "paddleocr": ("paddleocr",),
+}
 ROW_END = "v.token_embd.img_break"
 # pictures of any shape: patches a token spans in each direction, where the file does not say
-MERGED = {"qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen3vl_merger": 2, "glm4v": 2, "paddleocr": 2, "pixtral": 1, "gemma4v": 3}
+MERGED = {
+    "qwen2vl_merger": 2,
+    "qwen2.5vl_merger": 2,
+    "qwen3vl_merger": 2,
+    "glm4v": 2,
+    "paddleocr": 2,
+    "pixtral": 1,
+    "gemma4v": 3,
+}
 LEAST = {"gemma4v": 70}  # tokens that the smallest picture is scaled to; else 4
 TOGETHER = ("gemma4v",)  # a picture's tokens see each other, and must fit one call
 # Longer side at low and high detail of pictures that llama.cpp itself cuts; tokens of a picture of Qwen-VL: what a small device
@@ -102,6 +123,7 @@ def describe(
     projector = str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
     if not data.get("clip.has_vision_encoder"):
         raise EdgeVqaError("the mmproj file holds no vision encoder", "give the mmproj of a vision model")
+    _check_pair(lm, vision, projector)
     unknown = (str(lm.metadata.get("general.architecture")), None, ("", ""))
     architecture, image_token, around = PROJECTORS.get(projector, unknown)
     words = _vocabulary(lm.metadata, template)
@@ -121,9 +143,37 @@ def describe(
     return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
 
 
+def _check_pair(lm: Header, vision: Header, projector: str) -> None:
+    """Raises EdgeVqaError for a tower that this llama.cpp does not know, or that was made for another LM."""
+    if not bindings.knows_projector(projector):
+        raise EdgeVqaError(
+            f"the installed llama.cpp ({llama_cpp_version()}) knows no projector {projector!r}",
+            "pip install --upgrade llama-cpp-python, or use another model",
+        )
+    kind = str(lm.metadata.get("general.architecture"))
+    if projector in TRAINED_FOR and kind not in TRAINED_FOR[projector]:
+        wanted = " or ".join(TRAINED_FOR[projector])
+        raise EdgeVqaError(f"a vision tower with projector {projector!r} goes with {wanted}, not with {kind}", OTHER)
+    if projector in PROJECTORS and projector != "mlp":  # old files of LLaVA say how wide CLIP's text half was
+        width, made = lm.metadata.get(f"{kind}.embedding_length"), vision.metadata.get("clip.vision.projection_dim")
+        if made != width:
+            raise EdgeVqaError(f"the mmproj makes embeddings of {made} numbers, the language model takes {width}", OTHER)
+        words = lm.metadata.get("tokenizer.ggml.tokens")
+        missing = [token for token in _around(projector) if isinstance(words, list) and token not in words]
+        if missing:
+            raise EdgeVqaError(f"the language model knows no {missing[0]}, which goes around this mmproj's pictures", OTHER)
+
+
+def _around(projector: str) -> list[str]:
+    """The tokens that stand around a picture, or for it."""
+    _, picture, (before, behind) = PROJECTORS[projector]
+    own = {"idefics3": ["<fake_token_around_image>", "<global-img>"]}.get(projector, [])
+    return [*own, *(token for token in (picture, before.strip(), behind.strip()) if token)]
+
+
 def lost_row_end(lm: Header, vision: Header) -> int | None:
-    """The id of the token that ends a row of Pixtral's pictures, where the mmproj lacks its embedding: llama.cpp's converter, by
-    the names that tensors have in Hugging Face's layout, leaves it out, and pictures then have no rows."""
+    """The id of the token that ends a row of Pixtral's pictures, where the mmproj lacks its embedding: llama.cpp's converter
+    leaves it out of checkpoints in Hugging Face's layout, and pictures then have no rows."""
     tokens = lm.metadata.get("tokenizer.ggml.tokens") or []
     if vision.metadata.get("clip.projector_type") != "pixtral" or ROW_END in vision.tensors or "[IMG_BREAK]" not in tokens:
         return None
@@ -131,8 +181,8 @@ def lost_row_end(lm: Header, vision: Header) -> int | None:
 
 
 def lost_gelu(vision: Header) -> bool:
-    """Whether this is Gemma 4's tower as llama.cpp's converter writes it: without a word on its activation, which is GELU, and of
-    which llama.cpp then thinks x * sigmoid(1.702 x)."""
+    """Whether this is Gemma 4's tower as llama.cpp's converter writes it: without a word on its activation, which is GELU,
+    where llama.cpp then takes x * sigmoid(1.702 x)."""
     told = {"clip.use_gelu", "clip.use_silu"} & set(vision.metadata)
     return vision.metadata.get("clip.vision.projector_type") == "gemma4v" and not told
 
@@ -151,9 +201,7 @@ def _preprocessing(projector: str, vision: Header) -> Preprocessing:
         unit = data["patch_size"] * data.get("spatial_merge_size", data.get("projector.scale_factor", MERGED[projector]))
         ends = int(ROW_END in vision.tensors)
         most = HIGH_TOKENS // 2 if projector in TOGETHER else HIGH_TOKENS
-        return Preprocessing(
-            unit, unit, 1, "bicubic", "dynamic", LEAST.get(projector, 4), LOW_TOKENS, most, row_ends=ends
-        )
+        return Preprocessing(unit, unit, 1, "bicubic", "dynamic", LEAST.get(projector, 4), LOW_TOKENS, most, row_ends=ends)
     if projector == "lightonocr":
         unit, side = data["patch_size"] * data.get("spatial_merge_size", 1), data.get("preproc_image_size", data["image_size"])
         return Preprocessing(unit, side, 1, "bicubic", "longest", 1, (side // unit) ** 2, (side // unit) ** 2)

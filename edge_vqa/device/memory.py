@@ -63,8 +63,8 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     cells = 2 * layers * number("attention.head_count_kv", heads) * key
     block, block_bytes = gguf_file.BLOCKS[KV_TYPES[need.kv_type]]
     padded = -(-context // 256) * 256
-    # the widest tensors of a batch at work, and a row of logits for each sequence (with an encoder: for each of its tokens); the
-    # tower's, at work on one tile
+    # the widest tensors of a batch at work, and a row of logits for each sequence (with an encoder: for each of its tokens);
+    # the tower's, at work on one tile
     inner = number("feed_forward_length", 4 * width)
     words = header.tensors["token_embd.weight"][0][0] if "token_embd.weight" in header.tensors else 0
     patches = 16 * max(pixels.tile_tokens, pixels.high_tokens)

@@ -3,8 +3,8 @@
 The picture's part of the prompt stays in the KV cache, so that a second question on it decodes its own tokens only. Several
 questions can be answered together: each is a sequence of its own, and those on one picture share its cells.
 
-Where what the LM makes of a picture hangs on the question, because it has an encoder (T5) or because the tower reads the question
-(InstructBLIP), only what the tower makes of the picture is kept.
+Where what the LM makes of a picture hangs on the question, because it has an encoder (T5) or because the tower reads the
+question (InstructBLIP), only what the tower makes of the picture is kept.
 """
 
 from __future__ import annotations

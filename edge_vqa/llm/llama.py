@@ -202,8 +202,8 @@ class Llama:
         self._fill(runs, self._decode)
 
     def encode(self, runs: Sequence[Run]) -> None:
-        """Show the encoder what the answers of these sequences will attend to, all of it in one call; what it was shown before is
-        forgotten. As `prefill`."""
+        """Show the encoder what the answers of these sequences will attend to, all of it in one call; what it was shown before
+        is forgotten. As `prefill`."""
         total = sum(len(run.tokens) for run in runs)
         if total > N_BATCH:
             raise EdgeVqaError(f"the encoder is given {total} tokens, at most {N_BATCH} fit", "ask a shorter question")

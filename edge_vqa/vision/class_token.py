@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa.errors import EdgeVqaError
 from edge_vqa.native import bindings
 from edge_vqa.native.tensor import Tensor
 
@@ -32,6 +33,8 @@ class ClassTokenOrder:
         llama, _ = bindings.load()
         self._ggml = bindings.ggml()
         self._behind = False  # the class token was appended in the graph that is about to run
+        self._first = False  # or put in front
+        self._written: set[str] = set()
         self.callback = llama.ggml_backend_sched_eval_callback(self._before_node)
 
     def _before_node(self, address: Any, ask: bool, _: Any) -> bool:
@@ -42,15 +45,28 @@ class ClassTokenOrder:
         if len(sources) == 2:
             names = [self._ggml.ggml_get_name(source) for source in sources]
             if names[1] == _CLASS:
-                self._behind = True
+                self._behind, self._written = True, set()
+            self._first = self._first or names[0] == _CLASS
             if self._behind and names[1].endswith((b"positions", b"positions#0")):
                 n = int(Tensor.from_address(sources[1]).ne[0])
-                self._write(sources[1], np.array([*range(1, n), 0], np.int32))
+                self._write("positions", sources[1], np.array([*range(1, n), 0], np.int32))
             elif self._behind and names[1].endswith((b"patches", b"patches#0")):
                 n = int(Tensor.from_address(sources[1]).ne[0])
-                self._write(sources[1], np.arange(n, dtype=np.int32))
-                self._behind = False
+                self._write("patches", sources[1], np.arange(n, dtype=np.int32))
         return False
 
-    def _write(self, tensor: int, values: npt.NDArray[np.int32]) -> None:
+    def _write(self, what: str, tensor: int, values: npt.NDArray[np.int32]) -> None:
+        """Write an index tensor, wherever it lies, and see that it is there."""
         self._ggml.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
+        found = np.empty_like(values)
+        self._ggml.ggml_backend_tensor_get(tensor, found.ctypes.data, 0, found.nbytes)
+        if np.array_equal(found, values):
+            self._written.add(what)
+
+    def check(self) -> None:
+        """After a picture was encoded: raises EdgeVqaError where the graph was not seen to be right."""
+        if not self._first and not (self._behind and self._written == {"positions", "patches"}):
+            raise EdgeVqaError(
+                "llama.cpp misplaces this model's class token, and here it could not be put in its place",
+                "convert the checkpoint with --vision-backend onnx",
+            )

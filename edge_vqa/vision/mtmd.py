@@ -28,7 +28,8 @@ class MtmdTower:
         _, self._mtmd = bindings.load()
         self._preprocessing = preprocessing
         self._n_embd = n_embd
-        self._watch = next((kind() for kind in (ClassTokenOrder, RowEnds) if kind.concerns(tensors)), None)
+        self._order = ClassTokenOrder() if ClassTokenOrder.concerns(tensors) else None
+        self._watch = self._order or (RowEnds() if RowEnds.concerns(tensors) else None)
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.print_timings = False
@@ -96,6 +97,8 @@ class MtmdTower:
         mtmd = self._mtmd
         if mtmd.mtmd_encode_chunk(self._context, chunk) != 0:
             raise self._failure("encoded")
+        if self._order is not None:
+            self._order.check()
         n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         out = mtmd.mtmd_get_output_embd(self._context)
         # overwritten by the next call: copy

@@ -21,8 +21,8 @@ class ImageTokens:
     embeddings: [n_tokens, n_embd]. positions: [4, n_tokens] from the first one on (time, row, column, unused), for LMs with
     M-RoPE, which take `n_positions` in all; None where tokens simply follow each other. causal: whether a token sees only
     those before it. For judging how familiar the picture is: summary [d], what a tower may tell beside its tokens, and
-    pixels, see `pixel_statistics`, which `Session` adds to the first of a picture. features: [n, width], of a tower that reads the
-    question, what it makes of the picture alone.
+    pixels, see `pixel_statistics`, which `Session` adds to the first of a picture. features: [n, width], of a tower that reads
+    the question, what it makes of the picture alone.
     """
 
     embeddings: Embeddings

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ from edge_vqa.pictures.open import Picture, open_picture
 from edge_vqa.trust.trace import Trace
 from tests.conftest import EXAMPLES, ROOT
 from tests.converters.random_checkpoints import KINDS, make
-from tests.converters.reference import Reference
+from tests.converters.reference import Compared, Reference
 
 PAGE = ROOT / "docs" / "models.md"
 SHAPES = ((300, 200), (120, 300), (64, 64), (451, 300), (90, 210))
@@ -43,8 +44,8 @@ SEEN = 3e-2  # of the logits' range: less, and an error in what is made of a pic
 @dataclass(frozen=True)
 class Row:
     """error: largest of first-token logits against `transformers`, as a share of their range; seen: how much another picture
-    changes them, likewise; tokens: whether all greedy ones were the same; again, third: largest differences of logits from those
-    of a fresh process; together: the same answers."""
+    changes them, likewise; tokens: whether all greedy ones were the same; again, third: largest differences of logits from
+    those of a fresh process; together: the same answers."""
 
     kind: str
     error: float
@@ -93,9 +94,9 @@ def apart(ours: npt.NDArray[np.float32], fresh: npt.NDArray[np.float32]) -> floa
 
 
 def pictures(shapes: tuple[tuple[int, int], ...] = SHAPES) -> list[Picture]:
-    """One in each of these shapes, and one more in the first."""
+    """One in each of these shapes (another where a shape comes again), and one more in the first."""
     photos = [Image.open(EXAMPLES / f"{name}.jpg") for name in ("cat", "apples", "coffee")]
-    shown = [photos[n % 3].resize(shape) for n, shape in enumerate(shapes)]
+    shown = [photos[shapes[:n].count(shape)].resize(shape) for n, shape in enumerate(shapes)]
     return [open_picture(image) for image in (*shown, photos[2].resize(shapes[0]))]
 
 
@@ -107,7 +108,15 @@ def measure(kind: str, folder: Path) -> Row:
     return compare(kind, bundle, Reference(checkpoint, bundle))
 
 
-def compare(kind: str, bundle: Bundle, reference: Reference, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Row:
+class Compares(Protocol):
+    """What a bundle is measured against."""
+
+    def compare(self, picture: Picture, question: str, detail: str) -> Compared: ...
+
+    def close(self) -> None: ...
+
+
+def compare(kind: str, bundle: Bundle, reference: Compares, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Row:
     """The row of a bundle, its reference's memory freed."""
     shown = pictures(shapes)
     try:
@@ -135,8 +144,7 @@ def compare(kind: str, bundle: Bundle, reference: Reference, shapes: tuple[tuple
     with opened(bundle, sequences=4) as engine:
         manifest = bundle.manifest
         embedded = [
-            list(engine.embed(picture_pieces(shown[n], "low", manifest.prompt, manifest.runtime.preprocessing)))
-            for n in (0, 2)
+            list(engine.embed(picture_pieces(shown[n], "low", manifest.prompt, manifest.runtime.preprocessing))) for n in (0, 2)
         ]
         asked = [(n, question_pieces(question, manifest.prompt)) for n in (0, 1) for question in QUESTIONS]
         traces = engine.answer_together(embedded, asked, 8)
@@ -157,15 +165,11 @@ def table(rows: list[Row]) -> str:
     def said(fine: bool) -> str:
         return "yes" if fine else "**no**"
 
-    lines = [
-        "| architecture | logits | picture | same answers | second question | third picture | four at once | ends |",
-        "|---|---|---|---|---|---|---|---|",
-        *(
-            f"| `{row.kind}` | {row.error:.1e} | {row.seen:.2f} | {said(row.tokens)} | {row.again:.0e} | {row.third:.0e} | {said(row.together)} "
-            f"| {said(row.ends)} |"
-            for row in rows
-        ),
-    ]
+    columns = ("architecture", "logits", "picture", "same answers", "second question", "third picture", "four at once", "ends")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in rows:
+        numbers = f"{row.error:.1e} | {row.seen:.2f} | {said(row.tokens)} | {row.again:.0e} | {row.third:.0e}"
+        lines.append(f"| `{row.kind}` | {numbers} | {said(row.together)} | {said(row.ends)} |")
     return "\n".join(lines)
 
 
@@ -177,8 +181,13 @@ def main() -> None:
             print(f"{kind}: {'as it should' if rows[-1].fine else 'NOT as it should'}", flush=True)
     print(table(rows))
     if "--write" in sys.argv:
-        marks = r"(<!-- bench -->\n).*?(<!-- /bench -->)"
-        PAGE.write_text(re.sub(marks, lambda found: f"{found[1]}\n{table(rows)}\n\n{found[2]}", PAGE.read_text(), flags=re.S))
+        put(rows, "bench")
+
+
+def put(rows: list[Row], mark: str) -> None:
+    """Put a table between its marks in docs/models.md."""
+    marks = rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)"
+    PAGE.write_text(re.sub(marks, lambda found: f"{found[1]}\n{table(rows)}\n\n{found[2]}", PAGE.read_text(), flags=re.S))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ KINDS = (
     *("blip_2", "gemma3", "idefics3", "instructblip", "instructblip_vicuna", "internvl", "lfm2_vl", "llava"),
     *("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "smolvlm"),
 )
+BLIP = tuple(kind for kind in KINDS if "blip" in kind)  # no pairs of gguf files, and no chat templates
 
 
 def _as_published(folder: Path, kind: str) -> None:
@@ -316,7 +317,15 @@ def _blip(folder: Path, tied: bool, text: dict[str, Any], kind: str, lm: str) ->
     if lm == "t5":
         used = tokenizers.t5(folder)
         made = {
-            **{"model_type": "t5", "vocab_size": used + 7, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4},
+            **{
+                "model_type": "t5",
+                "vocab_size": used + 7,
+                "d_model": 64,
+                "d_kv": 16,
+                "d_ff": 96,
+                "num_layers": 2,
+                "num_heads": 4,
+            },
             **{"num_decoder_layers": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
             **{"initializer_factor": 0.6, "decoder_start_token_id": 0, "relative_attention_num_buckets": 8, **text},
         }
@@ -326,7 +335,13 @@ def _blip(folder: Path, tied: bool, text: dict[str, Any], kind: str, lm: str) ->
         made = {**TEXT, "vocab_size": used + 3, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": tied, **text}
     image = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<image>")
     sizes = {"image_size": 56, "patch_size": 14, "initializer_range": 0.1}  # BLIP-2's own is next to nothing
-    qformer = {"initializer_range": 0.1, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
+    qformer = {
+        "initializer_range": 0.1,
+        "hidden_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 80,
+    }
     classes: Any = {
         "blip_2": (Blip2Config, Blip2ForConditionalGeneration),
         "instructblip": (InstructBlipConfig, InstructBlipForConditionalGeneration),

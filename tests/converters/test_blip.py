@@ -6,6 +6,7 @@ import json
 import struct
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def bundle(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> store.
     return store.read(folder)
 
 
-def edited(checkpoint: Path, folder: Path, **text: object) -> Path:
+def edited(checkpoint: Path, folder: Path, **text: Any) -> Path:
     """The checkpoint with other values in text_config."""
     folder.mkdir()
     for path in checkpoint.iterdir():
@@ -124,7 +125,9 @@ def test_eight_bits_of_the_tower_change_little(checkpoint: Path, bundle: store.B
 def test_t5s_matrices_take_four_bits(checkpoint: Path, tmp_path: Path, quant: str) -> None:
     convert(checkpoint, tmp_path / "bundle", Options(quant=quant))
     types = {
-        name: kind for name, (shape, kind, _) in gguf_file.read(tmp_path / "bundle" / "lm.gguf").tensors.items() if len(shape) > 1
+        name: kind
+        for name, (shape, kind, _) in gguf_file.read(tmp_path / "bundle" / "lm.gguf").tensors.items()
+        if len(shape) > 1
     }
     floats = {name for name, kind in types.items() if kind in (0, 1)}
     assert {name.split(".", 3)[-1] for name in floats} == {"attn_rel_b.weight"}
@@ -134,7 +137,7 @@ def test_t5s_matrices_take_four_bits(checkpoint: Path, tmp_path: Path, quant: st
 
 
 def test_what_cannot_run_is_refused_before_anything_is_written(checkpoint: Path, tmp_path: Path) -> None:
-    refused = {
+    refused: dict[str, dict[str, Any]] = {
         "OPT": {"model_type": "opt"},
         "'bert'": {"model_type": "bert"},
         "version 1.0": {"tie_word_embeddings": True, "scale_decoder_outputs": True},
@@ -156,7 +159,7 @@ def test_words_are_those_of_an_uncased_bert(checkpoint: Path) -> None:
     with Checkpoint(checkpoint) as opened_:
         made = WordPiece(words.read(opened_), 10_000)
     reference = Tokenizer.from_file(str(checkpoint / "qformer_tokenizer" / "tokenizer.json"))
-    texts = strings([], ()) + ["What IS this?", "naïve Café", "a" * 101, "中文字 pictures", "it's red-ish", ""]
+    texts = [*strings([], ()), "What IS this?", "naïve Café", "a" * 101, "中文字 pictures", "it's red-ish", ""]
     texts = ["".join(c for c in text if ucd_3_2_0.category(c) != "Cn") for text in texts]
     wrong = [text for text in texts if made.ids(text) != reference.encode(text).ids]
     assert not wrong, f"{len(wrong)} of {len(texts)} differ, first: {wrong[0]!r}"

@@ -17,7 +17,7 @@ from edge_vqa.llm.prompt import Text, picture_pieces, question_pieces
 from edge_vqa.pictures.open import open_picture
 from edge_vqa.pictures.sizes import crop, fitted, grid, squared
 from tests.conftest import EXAMPLES
-from tests.converters.random_checkpoints import KINDS, make
+from tests.converters.random_checkpoints import BLIP, KINDS, make
 from tests.converters.reference import IMAGE_TOKENS
 
 # `|` marks where one piece ends and the next begins, (picture) the picture
@@ -35,6 +35,8 @@ SNAPSHOTS = {
     "qwen2_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>|(picture)"
     "|<|vision_end|>|what is this?|<|im_end|>\n<|im_start|>assistant\n",
 }
+SNAPSHOTS["blip_2"] = SNAPSHOTS["instructblip"] = "|(picture)|Question: what is this? Short answer:|</s>"
+SNAPSHOTS["instructblip_vicuna"] = "|(picture)|<s>|Question: what is this? Short answer:|"
 SNAPSHOTS["qwen2_5_vl"] = SNAPSHOTS["qwen3_vl"] = SNAPSHOTS["qwen2_vl"]
 
 
@@ -50,6 +52,8 @@ def test_the_rendered_prompt_is_apply_chat_templates(kind: str, tmp_path: Path) 
     ours = [piece.text if isinstance(piece, Text) else "(picture)" for piece in pieces]
     ours += [piece.text for piece in question_pieces("what  is\nthis?", manifest.prompt)]
     assert "|".join(ours) == SNAPSHOTS[kind]
+    if kind in BLIP:
+        return
     config = json.loads((tmp_path / "checkpoint" / "tokenizer_config.json").read_text())
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(tmp_path / "checkpoint" / "tokenizer.json"), bos_token=config.get("bos_token")
