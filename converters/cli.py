@@ -146,6 +146,9 @@ def convert(
     instruction: Annotated[str, typer.Option(help="Text put behind every question.")] = "",
     max_tokens: Annotated[int, typer.Option(metavar="N", help="Longest answer.")] = 32,
     detail: Annotated[str, typer.Option(metavar="low|high", help="Default detail of pictures.")] = "low",
+    single: Annotated[
+        bool, typer.Option("--single", help="The model was trained on one picture a question: refuse several.")
+    ] = False,
     threads: Annotated[int | None, typer.Option(metavar="N", help="CPU threads (default: all).")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     debug: DebugOption = False,
@@ -178,6 +181,7 @@ def convert(
         detail=detail,
         threads=threads or cores(),
         force=force,
+        single=single,
     )
     if vision_type == "q4_0":
         terminal.tell("edge-vqa-convert: a q4_0 vision tower costs accuracy on most models; compare it with q8_0")

@@ -45,6 +45,7 @@ class Options:
     detail: str = "low"
     threads: int = 1
     force: bool = False
+    single: bool = False  # asked about one picture at a time, whatever its kind can
     chat_template: str | None = None  # replaces the checkpoint's
     mmproj: Path | None = None  # of a gguf pair
     calibration: Path | None = None  # QUESTIONS.jsonl

@@ -89,6 +89,7 @@ def _from_gguf(lm: Path, vision: Path, options: Options) -> Model:
         max_tokens=options.max_tokens,
         detail=options.detail,
         template=options.chat_template,
+        several=not options.single,
     )
     text, tower = parts.from_gguf(lm), parts.from_gguf(vision)
     if ready.lost_gelu(headers[1]):
@@ -118,6 +119,7 @@ def _from_checkpoint(checkpoint: Checkpoint, options: Options) -> Model:
         instruction=options.instruction,
         max_tokens=options.max_tokens,
         detail=options.detail,
+        several=known and not options.single and projector not in ready.SINGLE,
     )
     lm, vision = parts.from_checkpoint(checkpoint, plan, tokenizer.metadata(spoken))
     if plan.reads_question:

@@ -53,8 +53,9 @@ class Prompt:
     """The model's own chat template, rendered once by the converter around a picture and a question.
 
     `before` ends where the picture begins and `between` begins where it ends; `question` is the plain text around
-    `{question}`, in which nothing is read as a special token; `after` ends where the answer begins. `unicode` names the
-    normal form that the tokenizer puts text into (`NFC`), if any. The template itself stays in the gguf;
+    `{question}`, in which nothing is read as a special token; `after` ends where the answer begins. `joint` is what stands
+    between two pictures of one question; None where the model takes one. `unicode` names the normal form that the tokenizer
+    puts text into (`NFC`), if any. The template itself stays in the gguf;
     `template_sha256` ties them.
     """
 
@@ -68,6 +69,7 @@ class Prompt:
     detail: str = "low"
     between: str = ""
     unicode: str = ""
+    joint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import math
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ PROJECTORS = {
     "gemma4v": ("gemma4", "<|image|>", ("<|image>", "<image|>")),
     "janus_pro": ("janus", "<image_placeholder>", ("<begin_of_image>", "<end_of_image>")),
 }
+SINGLE = ("mlp",)  # trained on one picture a question
 # projector -> the LMs that its tower was trained for, by llama.cpp's name; others go with several
 TRAINED_FOR = {
     "qwen2vl_merger": ("qwen2vl",),
@@ -109,9 +111,17 @@ def find_pair(folder: Path) -> tuple[Path, Path]:
 
 
 def describe(
-    lm: Header, vision: Header, *, instruction: str = "", max_tokens: int = 32, detail: str = "low", template: str | None = None
+    lm: Header,
+    vision: Header,
+    *,
+    instruction: str = "",
+    max_tokens: int = 32,
+    detail: str = "low",
+    template: str | None = None,
+    several: bool = True,
 ) -> tuple[str, Preprocessing, Prompt]:
-    """Architecture, preprocessing and prompt of a pair. `template` replaces the chat template in the LM's file.
+    """Architecture, preprocessing and prompt of a pair. `template` replaces the chat template in the LM's file. several:
+    whether it may be asked about several pictures at once, where its kind can.
 
     Raises EdgeVqaError for files that are no pair.
     """
@@ -131,14 +141,15 @@ def describe(
         preprocessing = _preprocessing(projector, vision)
     except (KeyError, TypeError, ZeroDivisionError):
         raise EdgeVqaError(f"the mmproj file lacks what its projector {projector!r} needs", "convert it again") from None
+    written = partial(render, words, instruction=instruction, max_tokens=max_tokens, detail=detail)
     try:
-        prompt = render(words, image_token, around, instruction=instruction, max_tokens=max_tokens, detail=detail)
+        prompt = written(image_token, around, several=several and projector not in SINGLE)
     except EdgeVqaError:
         if image_token is None:
             raise
         # a template that knows nothing of pictures: llama.cpp writes what goes around them, which is nothing for LLaVA
         preprocessing = preprocessing if preprocessing.method == "crop" else _native()
-        prompt = render(words, None, instruction=instruction, max_tokens=max_tokens, detail=detail)
+        prompt = written(None)
     own = str(lm.metadata.get("tokenizer.chat_template", ""))  # ties the prompt to the file, whichever template it is from
     return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
 

@@ -45,12 +45,13 @@ def render(
     instruction: str,
     max_tokens: int,
     detail: str,
+    several: bool = False,
 ) -> Prompt:
     """One user turn of a picture and a question, up to where the answer begins.
 
     image_token is what the template writes for a picture, around what the model's processor puts before and behind the picture
     that takes its place; None: llama.cpp writes what goes around a picture itself, and the picture stands right before the
-    question, as in its own command line tool.
+    question, as in its own command line tool. several: whether the model takes more than one picture a question.
     """
     question: list[dict[str, str]] = [{"type": "text", "text": _QUESTION}]
     if image_token is not None:
@@ -67,6 +68,7 @@ def render(
         raise EdgeVqaError(
             "the chat template does not put one picture before the question", "give another with --chat-template"
         )
+    joint = _joint(words, text, mark, around) if several and image_token is not None else None
     before, rest = text.split(mark)
     before, rest = before + around[0], around[1] + rest
     lead, tail = rest.split(_QUESTION)
@@ -95,12 +97,25 @@ def render(
         max_tokens=max_tokens,
         detail=detail,
         unicode=words.unicode,
+        joint=joint,
     )
     try:
         check_prompt(prompt)
     except ValueError as error:
         raise EdgeVqaError(str(error), "choose another value") from None
     return prompt
+
+
+def _joint(words: Vocabulary, text: str, mark: str, around: tuple[str, str]) -> str | None:
+    """What stands between two pictures; None where the template writes two in another way than one. text: written for one."""
+    try:
+        both = _apply(words, [{"type": "image"}, {"type": "image"}, {"type": "text", "text": _QUESTION}])
+    except EdgeVqaError:
+        return None
+    begin, _, end = text.partition(mark)
+    if both.count(mark) != 2 or not both.startswith(begin + mark) or not both.endswith(mark + end):
+        return None
+    return around[1] + both.split(mark)[1] + around[0]
 
 
 def read(path: Path | None) -> str | None:

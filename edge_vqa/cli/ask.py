@@ -1,4 +1,4 @@
-"""`edge-vqa ask` and `edge-vqa chat`: questions about one picture."""
+"""`edge-vqa ask` and `edge-vqa chat`: questions about a picture."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -32,6 +33,7 @@ app = typer.Typer()
   edge-vqa ask photo.jpg "what is this?" --early         [dim]# abstains before it decodes an answer[/dim]\n
   edge-vqa ask photo.jpg "how much is it?" --detail auto  [dim]# looks closer only when unsure[/dim]\n
   edge-vqa ask photo.jpg "what is this?" --json | jq .confidence\n
+  edge-vqa ask left.jpg right.jpg "which one is larger?"  [dim]# with a model that takes several pictures[/dim]\n
   edge-vqa ask --camera "is the door open?"\n
   curl -s http://camera.local/still.jpg | edge-vqa ask - "is the door open?"\n\n
 Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
@@ -39,13 +41,14 @@ Exit status: 0 answered, 3 abstained, 1 failed, 2 wrong usage.
 )
 @spread
 def ask(
-    image: Annotated[
-        str,
+    words: Annotated[
+        list[str],
         typer.Argument(
-            help="The picture: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000; - reads it from standard input."
+            metavar="IMAGE... QUESTION",
+            help="The picture, or several: JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000; - reads it from standard"
+            " input. Then the question, in quotes.",
         ),
     ],
-    question: Annotated[str | None, typer.Argument(help="The question, in quotes.", show_default=False)] = None,
     *,
     asking: Asking,
     loading: Loading,
@@ -61,28 +64,32 @@ def ask(
     verbose: Annotated[bool, typer.Option("--verbose", help="Let llama.cpp's own log through to stderr.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Ask a question about a picture."""
+    """Ask a question about a picture, or about several."""
     del debug  # read by program.run
     if early:
         if loading.confidence not in (None, EARLY) or stream:
             raise typer.BadParameter("--early streams what it trusts, with the method selector-early; give it alone")
         loading = replace(loading, confidence=EARLY)
     show = _show(loading, asking, stream=stream, json_=json_)
-    if camera and question is not None:
+    *images, question = words
+    if camera and images:
         raise typer.BadParameter("--camera takes the picture: give the question only")
+    if not images and not camera:
+        raise typer.BadParameter("a picture and a question are needed, or --camera and a question", param_hint="QUESTION")
+    if len(images) > 1 and (missing := [image for image in images if not Path(image).is_file()]):
+        raise typer.BadParameter(f"{missing[0]} is no file; a question of several words goes in quotes", param_hint="IMAGE")
 
     from edge_vqa.llm.prompt import clean_question
     from edge_vqa.native import bindings
     from edge_vqa.pictures.open import open_picture
 
     bindings.set_verbose(verbose)
-    if camera:
-        image, question = "", question or image
-    elif question is None:
-        raise typer.BadParameter("a picture and a question are needed, or --camera and a question", param_hint="QUESTION")
     asked = clean_question(question)  # bad input is told before a model is loaded
-    picture = open_picture(_picture(image, camera, camera_device))
+    picture = open_picture([_picture(image, camera, camera_device) for image in images or [""]])
     with loading.loaded() as model:
+        manifest = model.bundle.manifest
+        if picture.more and manifest.prompt.joint is not None and manifest.operating_points:
+            terminal.tell("edge-vqa: thresholds were chosen on questions about one picture; for several they promise nothing")
         terminal.busy("looking at the picture ...")
         answer = _tell(model.stream(picture, asked, **asking.how()), show)
     if answer.abstained:

@@ -8,7 +8,7 @@ picture through a question.
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge_vqa.errors import EdgeVqaError
@@ -56,6 +56,21 @@ def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing:
     """The prefix: everything up to the question's own text."""
     if detail not in DETAILS:
         raise EdgeVqaError(f"detail {detail!r} is unknown", f"use one of {', '.join(DETAILS)}")
+    shown = (picture, *picture.more)
+    if len(shown) == 1:
+        return _one(picture, detail, prompt, preprocessing)
+    if prompt.joint is None:
+        raise EdgeVqaError("this model takes one picture a question", "ask about each")
+    pieces: list[Piece] = []
+    for number, one in enumerate(shown, 1):
+        before = prompt.before if number == 1 else prompt.joint
+        between = prompt.between if number == len(shown) else ""
+        pieces += _one(one, detail, replace(prompt, before=before, between=between), preprocessing)
+    return pieces
+
+
+def _one(picture: Picture, detail: str, prompt: Prompt, preprocessing: Preprocessing) -> list[Piece]:
+    """What is shown of one picture, from `before` on and with `between` behind it."""
     if preprocessing.method == "tiles":
         pieces = _tiles(picture, detail, prompt, preprocessing)
     elif preprocessing.method == "dynamic":

@@ -6,7 +6,8 @@ import base64
 import io
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -28,14 +29,15 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12, annex B
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Rgb | Picture"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Rgb | Picture | Sequence[ImageSource]"
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An upright RGB picture: uint8 [height, width, 3]."""
+    """An upright RGB picture: uint8 [height, width, 3]. more: those that are shown behind it, to one question about all."""
 
     rgb: Rgb
+    more: tuple[Picture, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -44,13 +46,19 @@ class Picture:
 
 
 def open_picture(source: ImageSource) -> Picture:
-    """Open a path, a data URI, the bytes of an image file, a PIL image or an RGB uint8 array.
+    """Open a path, a data URI, the bytes of an image file, a PIL image or an RGB uint8 array; or a list of these, for one
+    question about them all.
 
     EXIF orientation is honoured, transparency is laid on white, 16 bits become 8, and of an animation the first frame is
     taken. Raises EdgeVqaError for anything that is not a picture of at most 100 megapixels, TypeError for other types.
     """
     if isinstance(source, Picture):
         return source
+    if isinstance(source, list | tuple):
+        if not source:
+            raise EdgeVqaError("no picture is given", "give one, or several")
+        first, *rest = (one for opened in map(open_picture, source) for one in (replace(opened, more=()), *opened.more))
+        return replace(first, more=tuple(rest))
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
             raise EdgeVqaError(

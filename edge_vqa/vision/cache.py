@@ -29,6 +29,8 @@ def key_of(picture: Picture, detail: str) -> bytes:
     """What tells pictures apart."""
     digest = hashlib.sha256(f"{detail} {picture.size}".encode())
     digest.update(np.ascontiguousarray(picture.rgb).data)
+    for other in picture.more:
+        digest.update(key_of(other, detail))
     return digest.digest()
 
 

@@ -3,7 +3,7 @@
 # $1: folder of the commands, $2: the bundle. Needs build/mini/questions (python -m recipes.mini.reliability, then recipes.mini.ood).
 set -eu
 bin=$1 bundle=$2 questions=build/mini/questions traces=build/mini
-"$bin"/edge-vqa-convert recipes/mini/checkpoint -o "$bundle" --force --quant rtn:q4_k_m --vision-type q8_0 \
+"$bin"/edge-vqa-convert recipes/mini/checkpoint --single -o "$bundle" --force --quant rtn:q4_k_m --vision-type q8_0 \
     --name mini --bundle-version 4 --licence Apache-2.0 --source recipes/mini --max-tokens 12 \
     --description "the embedded model: everyday things, shapes, writing, ten kinds of photos"
 for name in selector exposure; do

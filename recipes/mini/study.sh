@@ -6,7 +6,7 @@ bin=$1 out=build/mini/study
 one() { # name, --quant, --vision-type, more
     name=$1 quant=$2 vision=$3
     shift 3
-    [ -f $out/"$name"/bundle.json ] || "$bin"/edge-vqa-convert recipes/mini/checkpoint -o $out/"$name" --quant "$quant" \
+    [ -f $out/"$name"/bundle.json ] || "$bin"/edge-vqa-convert recipes/mini/checkpoint --single -o $out/"$name" --quant "$quant" \
         --vision-type "$vision" --name "$name" --licence Apache-2.0 --source recipes/mini --max-tokens 12 "$@"
 }
 one bf16 rtn:bf16 f16

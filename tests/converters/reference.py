@@ -112,20 +112,25 @@ class Reference:
         values = [value.half().float() if self.backend == "mtmd" else value for value in values]
         if self.bundle.manifest.architecture in ("gemma3", "internvl", "llava", *BLIP):
             return {"pixel_values": torch.stack(values)}
-        if self.bundle.manifest.architecture == "lfm2_vl":  # patches in rows, colours last
-            (value,), patch = values, self.pixels.tile // 2
-            rows, columns = value.shape[1] // patch, value.shape[2] // patch
-            flat = value.reshape(3, rows, patch, columns, patch).permute(1, 3, 2, 4, 0).reshape(1, rows * columns, -1)
-            seen = {"pixel_attention_mask": torch.ones(1, rows * columns, dtype=torch.long)}
-            return {"pixel_values": flat, "spatial_shapes": torch.tensor([[rows, columns]]), **seen}
+        if self.bundle.manifest.architecture == "lfm2_vl":  # patches in rows, colours last; pictures of one size
+            n, patch, stacked = len(values), self.pixels.tile // 2, torch.stack(values)
+            rows, columns = stacked.shape[2] // patch, stacked.shape[3] // patch
+            flat = stacked.reshape(n, 3, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1).reshape(n, rows * columns, -1)
+            seen = {"pixel_attention_mask": torch.ones(n, rows * columns, dtype=torch.long)}
+            return {"pixel_values": flat, "spatial_shapes": torch.tensor([[rows, columns]] * n), **seen}
         if self.bundle.manifest.architecture not in IMAGE_TOKENS:
             return {"pixel_values": torch.stack(values)[None]}
-        (value,), patch, merge = values, self.pixels.tile // 2, 2
+        flats, grids = zip(*(self._flat(value) for value in values), strict=True)
+        return {"pixel_values": torch.cat(flats), "image_grid_thw": torch.tensor(grids)}
+
+    def _flat(self, value: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+        """A picture as Qwen-VL's processors write it, and its grid."""
+        patch, merge = self.pixels.tile // 2, 2
         rows, columns = value.shape[1] // patch, value.shape[2] // patch
         # [frame, 3, rows / 2, 2, side, columns / 2, 2, side] -> a row of 3 * 2 * side * side a patch, 2 x 2 neighbours together
         cut = value.expand(2, 3, -1, -1).reshape(2, 3, rows // merge, merge, patch, columns // merge, merge, patch)
         flat = cut.permute(2, 5, 3, 6, 1, 0, 4, 7).reshape(rows * columns, -1)
-        return {"pixel_values": flat, "image_grid_thw": torch.tensor([[1, rows, columns]])}
+        return flat, [1, rows, columns]
 
     def ids(self, pieces: list[Piece]) -> list[int]:
         """`transformers`' own tokenisation of the whole prompt, image tokens spelled out."""

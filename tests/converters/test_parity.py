@@ -15,11 +15,13 @@ from PIL import Image
 
 from converters.convert import convert
 from converters.options import Options
+from edge_vqa import EdgeVqaError, load
 from edge_vqa.bundles import store
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.pictures.open import open_picture
 from edge_vqa.vision.class_token import ClassTokenOrder
 from tests.conftest import CHECKPOINT, EXAMPLES, Asked
+from tests.converters.bench import EXACT
 from tests.converters.random_checkpoints import LLAMA3_ROPE, make
 from tests.converters.reference import Reference
 from tests.converters.upstream import KINDS as UPSTREAM
@@ -164,6 +166,30 @@ def test_never_further_off_than_with_llama_cpps_own_converter(kind: str, tmp_pat
     ours = largest_error(checkpoint, tmp_path / "bundle")
     print(f"\n{kind}: ours {ours:.2e}, llama.cpp's converter {stored:.2e}")
     assert ours <= stored * 1.1, f"{ours:.2e}, llama.cpp's converter {stored:.2e}"  # a tenth for other CPUs
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "idefics3", "internvl", "lfm2_vl", "qwen2_vl", "qwen3_vl"])
+def test_several_pictures_are_seen_as_transformers_sees_them(kind: str, tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", kind)
+    convert(checkpoint, tmp_path / "bundle", EXACT)
+    reference = Reference(checkpoint, store.read(tmp_path / "bundle"))
+    photos = [Image.open(EXAMPLES / f"{name}.jpg").resize((180, 120)) for name in ("cat", "coffee")]
+    try:
+        both = reference.compare(open_picture(photos), "which one is larger?", "low")
+        assert both.error <= 1e-3 and both.same_tokens, f"{both.error:.2e}"
+        swapped = reference.compare(open_picture(photos[::-1]), "which one is larger?", "low")
+        alone = reference.compare(open_picture(photos[1]), "which one is larger?", "low")
+        for other in (swapped, alone):
+            assert np.abs(other.ours - both.ours).max() > 1e-2 * np.ptp(both.ours), "the first picture tells nothing"
+    finally:
+        reference.close()
+
+
+@pytest.mark.parametrize("kind", ["llava", "blip_2"])
+def test_models_of_one_picture_say_so(kind: str, tmp_path: Path) -> None:
+    convert(make(tmp_path / "checkpoint", kind), tmp_path / "bundle", Options(quant="q8_0"))
+    with load(tmp_path / "bundle") as model, pytest.raises(EdgeVqaError, match="one picture a question"):
+        model.ask([EXAMPLES / "cat.jpg", EXAMPLES / "coffee.jpg"], "which one is larger?")
 
 
 def test_internvls_class_token_is_put_in_its_place_when_a_pair_is_converted(tmp_path: Path) -> None:
