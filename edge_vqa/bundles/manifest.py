@@ -49,6 +49,18 @@ class Quantisation:
 
 
 @dataclass(frozen=True)
+class Thinking:
+    """How a model thinks before it answers: between the tokens `begin` and `end`, for at most `most` tokens, then it is ended
+    for it. begun: its prompt ends with `begin` already. skip: the prompt's `after` with which it does not think, if any."""
+
+    begin: str
+    end: str
+    begun: bool
+    skip: str | None = None
+    most: int = 512
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The model's own chat template, rendered once by the converter around a picture and a question.
 
@@ -70,6 +82,7 @@ class Prompt:
     between: str = ""
     unicode: str = ""
     joint: str | None = None
+    thinking: Thinking | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +288,8 @@ def check_prompt(prompt: Prompt) -> None:
         raise ValueError("prompt.detail must be low or high")
     if not 1 <= prompt.max_tokens <= 4096:
         raise ValueError("prompt.max_tokens must lie in 1..4096")
+    if prompt.thinking is not None and not 1 <= prompt.thinking.most <= 16384:
+        raise ValueError("prompt.thinking.most must lie in 1..16384")
     if prompt.unicode not in ("", "NFC", "NFKC"):
         raise ValueError("prompt.unicode must be NFC, NFKC or empty")
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_vqa.border import child, untrusted
-from edge_vqa.bundles.manifest import Prompt, check_prompt
+from edge_vqa.bundles.manifest import Prompt, Thinking, check_prompt
 from edge_vqa.errors import EdgeVqaError
 
 MOST = 2**20  # bytes of a template, and characters of what it writes
 SECONDS, MEMORY = 10.0, 512 * 2**20  # that rendering may take
+THOUGHT = ("<think>", "</think>")  # what goes around the thought of models that think before they answer
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # token types of gguf
 _QUESTION, _PICTURE = "\x02question\x03", "\x02picture\x03"
 
@@ -54,16 +55,19 @@ def render(
     question, as in its own command line tool. several: whether the model takes more than one picture a question.
     """
     question: list[dict[str, str]] = [{"type": "text", "text": _QUESTION}]
+    content: Any
     if image_token is not None:
-        text, mark = _apply(words, [{"type": "image"}, *question]), image_token
+        content, mark = [{"type": "image"}, *question], image_token
+        text = _apply(words, content)
     else:
-        mark = _PICTURE
+        content, mark = _PICTURE + _QUESTION, _PICTURE
         try:
-            text = _apply(words, _PICTURE + _QUESTION)
+            text = _apply(words, content)
         except EdgeVqaError:
             text = ""
         if text.count(_PICTURE) != 1:  # a template that takes lists only
-            text = _apply(words, [{"type": "text", "text": _PICTURE + _QUESTION}])
+            content = [{"type": "text", "text": content}]
+            text = _apply(words, content)
     if text.count(mark) != 1 or text.count(_QUESTION) != 1 or text.index(mark) > text.index(_QUESTION):
         raise EdgeVqaError(
             "the chat template does not put one picture before the question", "give another with --chat-template"
@@ -98,12 +102,27 @@ def render(
         detail=detail,
         unicode=words.unicode,
         joint=joint,
+        thinking=_thinking(words, text, tail[cut:], content),
     )
     try:
         check_prompt(prompt)
     except ValueError as error:
         raise EdgeVqaError(str(error), "choose another value") from None
     return prompt
+
+
+def _thinking(words: Vocabulary, text: str, after: str, content: Any) -> Thinking | None:
+    """How a model with the usual tokens thinks. text: what the template writes for `content`, which ends with `after`."""
+    begin, end = THOUGHT
+    if not {begin, end} <= set(words.tokens):
+        return None
+    try:
+        quiet = _apply(words, content, enable_thinking=False)
+    except EdgeVqaError:
+        quiet = text
+    same = len(text) - len(after)
+    skip = quiet[same:] if quiet != text and quiet[:same] == text[:same] else None
+    return Thinking(begin, end, after.rfind(begin) > after.rfind(end), skip)
 
 
 def _joint(words: Vocabulary, text: str, mark: str, around: tuple[str, str]) -> str | None:
@@ -126,12 +145,14 @@ def read(path: Path | None) -> str | None:
         raise EdgeVqaError(f"{path} cannot be read ({error})", "give a text file") from None
 
 
-def _apply(words: Vocabulary, content: Any) -> str:
-    """What the template writes for one message. It is a program that somebody else wrote: a child process runs it."""
+def _apply(words: Vocabulary, content: Any, **more: Any) -> str:
+    """What the template writes for one message. It is a program that somebody else wrote: a child process runs it. more:
+    variables of templates that know them."""
     variables = {
         "messages": [{"role": "user", "content": content}],
         "add_generation_prompt": True,
         **{f"{role}_token": words.tokens[number] for role, number in words.special.items()},
+        **more,
     }
     request = {"template": words.chat_template, "variables": variables}
     ended = child.run("edge_vqa.bundles.template", request, seconds=SECONDS, memory=MEMORY)

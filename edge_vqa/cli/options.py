@@ -79,6 +79,13 @@ ConfidenceOption = Annotated[
         help="maxprob, mean-logprob, entropy, margin, temperature, selector or selector-early (default: the bundle's best).",
     ),
 ]
+ThinkOption = Annotated[
+    int | None,
+    typer.Option(
+        "--think", metavar="N", min=0, max=16384, help="Tokens of thought before an answer, of models that think; 0: none."
+    ),
+]
+NoThinkOption = Annotated[bool, typer.Option("--no-think", help="As --think 0, where the model's template has a way.")]
 WatchOption = Annotated[bool, typer.Option("--watch", help="Count confidences, nothing else, for edge-vqa doctor.")]
 TogetherOption = Annotated[
     int | None,
@@ -131,6 +138,8 @@ class Loading:
     kv_type: KvOption = None
     memory_limit: MemoryOption = None
     cache_dir: CacheOption = None
+    think: ThinkOption = None
+    no_think: NoThinkOption = False
     watch: WatchOption = False
 
     @contextmanager
@@ -138,7 +147,9 @@ class Loading:
         """The model, with what the user should know of it on stderr."""
         from edge_vqa.model import load
 
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "model"}
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "no_think")}
+        if self.no_think:
+            given["think"] = 0
         given |= {"memory_limit": self.memory_limit and self.memory_limit * 10**6, "watch": self.watch or None}
         terminal.busy(f"loading {self.model or 'the default model'} ...")
         with load(self.model, sequences=sequences, **given) as model:

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.bundles.manifest import Preprocessing
+from edge_vqa.bundles.manifest import Preprocessing, Thinking
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.embeddings import TokenEmbeddings
 from edge_vqa.llm.llama import N_BATCH, Llama, Run
 from edge_vqa.llm.prompt import Piece, Text
+from edge_vqa.llm.thinking import Thought, Tokens
 from edge_vqa.llm.threads import Threads
 from edge_vqa.trust.trace import TokenTrace, Trace, step_statistics
 from edge_vqa.vision.tokens import ImageTokens, Part, Tower
@@ -61,6 +62,7 @@ class Engine:
         """backend: what runs the file `vision` (`vision.BACKENDS`). context: tokens of the KV cache; None makes room for the
         largest picture. sequences: how many questions may be answered together."""
         threads = Threads.of(threads)
+        self._thinks: Tokens | None = None
         self._prefix: Prefix | None = None
         self._parts: list[Part] | None = None  # in place of a prefix, where nothing is decoded before the question is known
         self._tower: Tower | None = None
@@ -74,6 +76,10 @@ class Engine:
         except BaseException:
             self.close()
             raise
+
+    def think(self, thinking: Thinking | None) -> None:
+        """Say how the model thinks before it answers."""
+        self._thinks = Tokens(self.lm, thinking) if thinking is not None else None
 
     # -- picture ------------------------------------------------------------------------------------------------------
 
@@ -148,6 +154,8 @@ class Engine:
         while not draft.done:
             ((logits, state),) = self.lm.step([draft.due])
             step = draft.take(logits, state)
+            if step is None:
+                continue
             if len(draft.steps) == 1:
                 yield draft.trace()
             yield step
@@ -158,12 +166,12 @@ class Engine:
         pictures: Sequence[Sequence[Part]],
         asked: Sequence[tuple[int, Sequence[Text]]],
         max_tokens: int,
-        go_on: Callable[[Sequence[Trace]], Sequence[bool]] | None = None,
+        go_on: Callable[[int, Trace], bool] | None = None,
     ) -> list[Trace]:
         """Greedy answers to several questions, each on one of the pictures: (number of the picture, question).
 
-        At most as many questions as the engine has sequences, and each picture is asked about. go_on: looks at the traces of
-        all first tokens, and says which answers to decode further.
+        At most as many questions as the engine has sequences, and each picture is asked about. go_on: looks at the trace of a
+        question's first token, and says whether to decode its answer further.
         """
         self._prefix = self._parts = None
         self.lm.clear()
@@ -171,15 +179,14 @@ class Engine:
             drafts = self._share(pictures, asked, max_tokens)
         else:
             drafts = self._begin([(pictures[number], pieces) for number, pieces in asked], max_tokens)
-        live = drafts
+        live = list(enumerate(drafts))
         while live:
-            rows = self.lm.step([draft.due for draft in live])
-            for draft, (logits, state) in zip(live, rows, strict=True):
-                draft.take(logits, state)
-            if go_on is not None and len(live[0].steps) == 1:
-                for draft, more in zip(live, go_on([draft.trace() for draft in live]), strict=True):
-                    draft.done = draft.done or not more
-            live = [draft for draft in live if not draft.done]
+            rows = self.lm.step([draft.due for _, draft in live])
+            for (number, draft), (logits, state) in zip(live, rows, strict=True):
+                step = draft.take(logits, state)
+                if go_on is not None and step is not None and len(draft.steps) == 1:
+                    draft.done = not go_on(number, draft.trace()) or draft.done
+            live = [(number, draft) for number, draft in live if not draft.done]
         return [draft.trace() for draft in drafts]
 
     def _share(
@@ -190,10 +197,9 @@ class Engine:
         tokens = [self.tokens(pieces) for _, pieces in asked]
         needed = sum(prefix.cells for prefix in prefixes) + sum(map(len, tokens))
         if len(asked) > 1:
-            self._room(needed + max_tokens * len(asked), "a round of questions")
+            self._room(needed + self.longest(max_tokens) * len(asked), "a round of questions")
         else:  # its answer gets what room there is, as in `answer`
             self._room(needed, "the question")
-            max_tokens = min(max_tokens, self.lm.n_ctx - needed)
         # the first question on a picture goes on in its sequence, others begin with the same cells in one of their own
         free = iter(range(len(pictures), len(asked)))
         taken: set[int] = set()
@@ -208,7 +214,7 @@ class Engine:
         for (picture, _), sequence, question in zip(asked, sequences, tokens, strict=True):
             prefix = prefixes[picture]
             runs.append(Run(sequence, prefix.next, question[:-1]))
-            drafts.append(_Draft(self.lm, prefix, sequence, question, max_tokens))
+            drafts.append(self._draft(prefix, sequence, question, max_tokens, self.lm.n_ctx - needed))
         self.lm.prefill([run for run in runs if len(run.tokens)])
         return drafts
 
@@ -222,7 +228,7 @@ class Engine:
             seen.append([self._tower.read(part, text) if isinstance(part, ImageTokens) else part for part in parts])
             tokens.append(self.tokens(pieces))
         lengths = [sum(map(cells_of, parts)) + len(own) for parts, own in zip(seen, tokens, strict=True)]
-        self._room(sum(lengths) + (max_tokens * len(asked) if len(asked) > 1 else 0), "the question")
+        self._room(sum(lengths) + (self.longest(max_tokens) * len(asked) if len(asked) > 1 else 0), "the question")
         if self._embeddings is None:
             prefixes = self._prefill(seen)
             runs = [Run(number, prefixes[number].next, own[:-1]) for number, own in enumerate(tokens)]
@@ -239,7 +245,7 @@ class Engine:
             tokens = [[self.lm.start] for _ in tokens]
         room = self.lm.n_ctx - 1 if self._embeddings is not None else self.lm.n_ctx - sum(lengths)
         return [
-            _Draft(self.lm, prefix, number, own, min(max_tokens, room))
+            self._draft(prefix, number, own, max_tokens, room)
             for number, (prefix, own) in enumerate(zip(prefixes, tokens, strict=True))
         ]
 
@@ -284,7 +290,20 @@ class Engine:
         sequence = self.lm.fork(prefix.next)
         if len(tokens) > 1:
             self.lm.prefill([Run(sequence, prefix.next, tokens[:-1])])
-        return _Draft(self.lm, prefix, sequence, tokens, min(max_tokens, self.lm.n_ctx - prefix.cells - len(tokens)))
+        return self._draft(prefix, sequence, tokens, max_tokens, self.lm.n_ctx - prefix.cells - len(tokens))
+
+    def longest(self, max_tokens: int) -> int:
+        """Cells of the longest answer, what is thought before it included."""
+        return max_tokens + (self._thinks.most + len(self._thinks.cut) if self._thinks is not None else 0)
+
+    def _draft(self, prefix: Prefix, sequence: int, question: Sequence[int], max_tokens: int, room: int) -> _Draft:
+        """An answer that gets so much room, half of it at most for what is thought before."""
+        thought = None
+        if self._thinks is not None:
+            most = min(self._thinks.most, room // 2)
+            thought = Thought(self.lm, self._thinks, most)
+            room -= most + len(self._thinks.cut)
+        return _Draft(self.lm, prefix, sequence, question, min(max_tokens, room), thought)
 
     def close(self) -> None:
         """Free every native handle; safe to call twice."""
@@ -297,8 +316,16 @@ class Engine:
 class _Draft:
     """A greedy answer in the making. `due`: (sequence, position, token) that is decoded next."""
 
-    def __init__(self, lm: Llama, prefix: Prefix, sequence: int, question: Sequence[int], budget: int) -> None:
-        self._lm, self._prefix, self._budget = lm, prefix, budget
+    def __init__(
+        self,
+        lm: Llama,
+        prefix: Prefix,
+        sequence: int,
+        question: Sequence[int],
+        budget: int,
+        thought: Thought | None,
+    ) -> None:
+        self._lm, self._prefix, self._budget, self._thought = lm, prefix, budget, thought
         self.due = (sequence, prefix.next + len(question) - 1, question[-1])
         self.cells = prefix.cells + len(question)
         self.steps: list[TokenTrace] = []
@@ -307,15 +334,20 @@ class _Draft:
         self._text, self._ended = "", False
         self.done = budget < 1
 
-    def take(self, logits: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> TokenTrace:
-        """Choose the next token from a row of logits [n_vocab]; `state` [n_embd] is the hidden state that made it."""
-        self._hidden.append(state.copy())
+    def take(self, logits: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> TokenTrace | None:
+        """Choose the next token from a row of logits [n_vocab]; `state` [n_embd] is the hidden state that made it. None where
+        it is no part of the answer."""
         token = int(logits.argmax())
+        sequence, position, _ = self.due
+        following = self._thought.after(token) if self._thought is not None else None
+        if following is not None:
+            self.due = (sequence, position + 1, following)
+            return None
+        self._hidden.append(state.copy())
         self._ended = self._lm.is_end(token)
         shown = "" if self._ended else self._decoder.decode(self._lm.piece(token))
         self._text += shown
         self.steps.append(TokenTrace(token, shown, *step_statistics(logits, token)))
-        sequence, position, _ = self.due
         self.due = (sequence, position + 1, token)
         self.done = self._ended or len(self.steps) >= self._budget
         if self.done:

@@ -27,8 +27,9 @@ class Options:
     that `ask_many` may answer together (None: what was measured on this device). memory_limit: bytes (default: a share of what
     is free); a bundle that would need more is refused before it is loaded. watch: count confidences for
     the drift watch (`watch.py`; default: when $EDGE_VQA_WATCH is 1). pictures, cache_dir: how many encoded pictures to keep in
-    memory, and a folder to keep them in. then: a larger bundle, by name or path, that is loaded and asked where this one
-    abstains.
+    memory, and a folder to keep them in. think: tokens of a thought before the answer, of models that think (default: the
+    bundle's; 0: none, where the model can do without). then: a larger bundle, by name or path, that is loaded and asked where
+    this one abstains.
     """
 
     confidence: str | None = None
@@ -43,11 +44,12 @@ class Options:
     watch: bool | None = None
     pictures: int = KEPT
     cache_dir: Path | None = None
+    think: int | None = None
     then: str | Path | None = None
 
     def __post_init__(self) -> None:
         require(str, "a string", confidence=self.confidence, device=self.device, vision=self.vision, kv_type=self.kv_type)
         require((Threads, Integral), "Threads or a whole number", threads=self.threads)
         numbers = {"context": self.context, "gpu_layers": self.gpu_layers, "sequences": self.sequences}
-        require(Integral, "a whole number", **numbers, memory_limit=self.memory_limit, pictures=self.pictures)
+        require(Integral, "a whole number", **numbers, think=self.think, memory_limit=self.memory_limit, pictures=self.pictures)
         require((str, os.PathLike), "a path", cache_dir=self.cache_dir, then=self.then)

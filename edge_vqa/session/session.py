@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from edge_vqa.answer import Token
 from edge_vqa.bundles import store
-from edge_vqa.bundles.manifest import BACKENDS, llama_cpp_version
+from edge_vqa.bundles.manifest import BACKENDS, Prompt, llama_cpp_version
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.device import admission, memory, tuning
 from edge_vqa.device.profile import profile_of
@@ -66,6 +66,7 @@ class Session:
         if self.sequences < 1:
             raise EdgeVqaError(f"{self.sequences} questions cannot be answered together", "give 1 or more")
         self.kv_type = options.kv_type or self.profile.run.kv_type
+        self.prompt = _prompt(bundle, options.think)
         self.fingerprint = bundle.fingerprint_with(BACKENDS[self.backend])
         self._engine = self._load()
         manifest = bundle.manifest
@@ -103,6 +104,7 @@ class Session:
             raise EdgeVqaError(
                 f"the prompt of {bundle.name} was not rendered from its LM's chat template", "convert the bundle again"
             )
+        engine.think(self.prompt.thinking)
         return engine
 
     def _warn(self) -> None:
@@ -130,7 +132,7 @@ class Session:
         self, picture: Picture, question: str, *, detail: str, gate: Gate, max_tokens: int | None
     ) -> Iterator[Token | Seen]:
         """Ask once: tokens as they come, then what came of it."""
-        prompt = self.bundle.manifest.prompt
+        prompt = self.prompt
         pieces = question_pieces(question, prompt)
         began = time.perf_counter()
         self.show(picture, detail)
@@ -195,24 +197,23 @@ class Session:
         See `Engine.answer_together`.
         """
         self._opened = None
-        prompt = self.bundle.manifest.prompt
+        prompt = self.prompt
         pieces = [(number, question_pieces(question, prompt)) for number, question in asked]
-        early: list[tuple[float, float | None]] = []
+        early: dict[int, tuple[float, float | None]] = {}
 
-        def go_on(traces: Sequence[Trace]) -> list[bool]:
-            early.extend(map(self.scores, traces))
-            return [gate.answers(*scores) for scores in early]
+        def go_on(number: int, trace: Trace) -> bool:
+            early[number] = self.scores(trace)
+            return gate.answers(*early[number])
 
         traces = self._engine.answer_together(
             pictures, pieces, max_tokens or prompt.max_tokens, go_on if self.confidence.early else None
         )
-        return [(trace, *scores) for trace, scores in zip(traces, early or map(self.scores, traces), strict=True)]
+        return [(trace, *(early.get(number) or self.scores(trace))) for number, trace in enumerate(traces)]
 
     def cells(self, parts: Sequence[Part], question: str, max_tokens: int | None) -> tuple[int, int, int]:
         """Cells of the KV cache that a picture takes, a question, and the longest answer to it."""
-        prompt = self.bundle.manifest.prompt
-        asked = self._engine.cells(question_pieces(question, prompt))
-        return sum(map(cells_of, parts)), asked, max_tokens or prompt.max_tokens
+        asked = self._engine.cells(question_pieces(question, self.prompt))
+        return sum(map(cells_of, parts)), asked, self._engine.longest(max_tokens or self.prompt.max_tokens)
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:
         """See `Engine.speed`."""
@@ -252,3 +253,15 @@ class Session:
         self._engine.close()
         if self._second is not None:
             self._second.close()
+
+
+def _prompt(bundle: Bundle, think: int | None) -> Prompt:
+    """The bundle's prompt, with so many tokens of thought; None: as many as it says."""
+    prompt = bundle.manifest.prompt
+    if prompt.thinking is None or think is None:
+        return prompt
+    if think > 0:
+        return replace(prompt, thinking=replace(prompt.thinking, most=think))
+    if prompt.thinking.skip is None:
+        raise EdgeVqaError(f"the chat template of {bundle.name} has no way not to think", "give --think N for a short thought")
+    return replace(prompt, after=prompt.thinking.skip, thinking=replace(prompt.thinking, begun=False))
