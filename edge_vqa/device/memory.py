@@ -42,7 +42,7 @@ class Need:
 
 def plan(bundle: Bundle, need: Need) -> Plan:
     """An estimate of the peak. Raises EdgeVqaError for files that are no sound gguf."""
-    manifest, pixels = bundle.manifest, bundle.manifest.runtime.preprocessing
+    manifest = bundle.manifest
     header = gguf_file.read(bundle.files["lm"])
     kind = header.metadata.get("general.architecture")
 
@@ -60,25 +60,38 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     width = number("embedding_length", 1)
     key = number("attention.key_length", width // max(1, heads))
     layers = number("decoder_block_count", number("block_count"))
-    cells = 2 * layers * number("attention.head_count_kv", heads) * key
+    shared = header.metadata.get(f"{kind}.attention.head_count_kv", heads)  # LFM2 and Gemma 4 say it layer by layer
+    cells = 2 * key * (sum(shared) if isinstance(shared, list) else layers * number("attention.head_count_kv", heads))
     block, block_bytes = gguf_file.BLOCKS[KV_TYPES[need.kv_type]]
     padded = -(-context // 256) * 256
     # the widest tensors of a batch at work, and a row of logits for each sequence (with an encoder: for each of its tokens);
     # the tower's, at work on one tile
     inner = number("feed_forward_length", 4 * width)
     words = header.tensors["token_embd.weight"][0][0] if "token_embd.weight" in header.tensors else 0
-    patches = 16 * max(pixels.tile_tokens, pixels.high_tokens)
+    patches = _patches(bundle, need.backend)
     rows = N_BATCH if f"{kind}.decoder_block_count" in header.metadata else 3 * need.sequences
     compute = 4 * (N_BATCH * (3 * inner + 6 * width) + rows * words) + 4 * patches * 8192
+    # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped, but the embeddings, which it
+    # reads row by row; a small file is read, not mapped
+    file, embedded = manifest.files["lm"].bytes, header.tensors.get("token_embd.weight", ((), 0, 0))[2]
     return Plan(
         base=BASE,
-        # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped; a small one is read
-        lm=(1 if manifest.files["lm"].bytes <= READ_BYTES else 2) * manifest.files["lm"].bytes,
+        lm=file if file <= READ_BYTES else 2 * file - embedded,
         tower=int({"mtmd": 1.0, "onnx": 2.0}[need.backend] * manifest.files[BACKENDS[need.backend]].bytes),
         kv=cells * padded * block_bytes // block,
         compute=compute,
         context=context,
     )
+
+
+def _patches(bundle: Bundle, backend: str) -> int:
+    """Patches of the largest picture that the tower is given at once."""
+    pixels = bundle.manifest.runtime.preprocessing
+    vision = gguf_file.read(bundle.files[BACKENDS["mtmd"]]).metadata if backend == "mtmd" else {}
+    patch = vision.get("clip.vision.patch_size")
+    if type(patch) is not int or not 1 <= patch <= pixels.tile or pixels.method == "native":
+        return 16 * max(pixels.tile_tokens, pixels.high_tokens)
+    return (pixels.tile // patch) ** 2 * (pixels.high_tokens if pixels.method in ("dynamic", "longest") else 1)
 
 
 def check(bundle: Bundle, need: Need, limit: int, said: str = "the limit is {} MB") -> Plan:

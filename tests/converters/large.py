@@ -8,12 +8,12 @@ FOLDER needs 25 GB free; what is written there is removed again.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,12 @@ from tests.conftest import CHECKPOINT
 from tests.converters import tokenizers
 from tests.converters.random_checkpoints import CLIP_STATISTICS
 
+# From a small process, as the peak of a process counts that of the one it began in
+LAUNCH = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 SHARD = 5 * 10**9  # bytes, as published checkpoints have them
 # config.json of HuggingFaceM4/Idefics3-8B-Llama3 and Qwen/Qwen2-VL-7B-Instruct
 CONFIGS = {
@@ -59,17 +65,23 @@ CONFIGS = {
 def write(folder: Path, kind: str) -> int:
     """A checkpoint of random bfloat16 weights in shards; how many bytes of them."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(CONFIGS[kind]))
     if kind == "qwen2_vl":
         tokenizers.qwen2(folder)
         (folder / "preprocessor_config.json").write_text(json.dumps(CLIP_STATISTICS | {"patch_size": 14, "merge_size": 2}))
     else:
         for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"):
             shutil.copy(CHECKPOINT / name, folder / name)
-    _, plan = architectures.plan(CONFIGS[kind], json.loads((folder / "preprocessor_config.json").read_text()))
-    shapes = {rule.source: rule.shape for rule in (*plan.lm.values(), *plan.vision.values())}
-    weights = np.random.default_rng(0).normal(0, 0.02, 1 << 26).astype(np.float32).view(np.uint32) >> 16
-    noise = weights.astype("<u2")
+    return write_weights(folder, CONFIGS[kind])
+
+
+def write_weights(folder: Path, config: dict[str, Any]) -> int:
+    """config.json, and random bfloat16 weights in shards of the shapes that it asks for; how many bytes of them."""
+    (folder / "config.json").write_text(json.dumps(config))
+    _, plan = architectures.plan(config, json.loads((folder / "preprocessor_config.json").read_text()))
+    shapes = {
+        rule.source: rule.shape for rule in (*plan.lm.values(), *plan.vision.values()) if rule.source not in plan.optional
+    }
+    noise = (np.random.default_rng(0).normal(0, 0.02, 1 << 26).astype(np.float32).view(np.uint32) >> 16).astype("<u2")
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
     for name, shape in shapes.items():
@@ -114,13 +126,13 @@ def main() -> None:
             "--quant",
             quant,
         ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, used = os.wait4(process.pid, 0)
+        done = subprocess.run([sys.executable, "-c", LAUNCH, *command], stdout=subprocess.PIPE, text=True, check=True)
+        status, peak = map(int, done.stdout.split())
         taken = (time.monotonic() - began) / 60
         made = sum(path.stat().st_size for path in (folder / "bundle").glob("*.gguf"))
         print(
             f"{kind}: {size / 1e9:.1f} GB of bfloat16 in shards -> {made / 1e9:.2f} GB ({quant}) in {taken:.1f} minutes,"
-            f" at most {used.ru_maxrss * 1024 / 1e9:.2f} GB of memory, status {status}",
+            f" at most {peak * 1024 / 1e9:.2f} GB of memory, status {status}",
             flush=True,
         )
         shutil.rmtree(folder)
