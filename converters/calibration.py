@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from converters import ggml
 from converters.files import writer
-from converters.files.parts import Half
+from converters.files.parts import Half, Kept
 from converters.files.writer import Entry
 from converters.ggml import Floats
 from converters.method import Method, coder_of, lm_types
@@ -95,7 +95,16 @@ def _write_stub(path: Path, lm: Half, threads: int) -> None:
             type_ = "f32" if len(part.shape) < 2 else "q8_0" if ggml.fits("q8_0", part.shape) else "f16"
             entries.append(Entry(name, part.shape, type_, part.read, part.origin, writer.rounding(type_, threads)))
     few = replace(count, value=layers) if hasattr(count, "value") else layers
-    writer.write(path, lm.metadata | {f"{kind}.block_count": few}, entries, lambda _: None)
+    told = {key: _cut(value, lm.number("block_count"), layers) for key, value in lm.metadata.items() if key.startswith(kind)}
+    writer.write(path, lm.metadata | told | {f"{kind}.block_count": few}, entries, lambda _: None)
+
+
+def _cut(value: Any, layers: int, few: int) -> Any:
+    """A value of the metadata that is a list of one for each layer, for so few."""
+    listed = value.value if isinstance(value, Kept) else value
+    if not isinstance(listed, list) or len(listed) != layers:
+        return value
+    return replace(value, value=listed[:few]) if isinstance(value, Kept) else listed[:few]
 
 
 class _Embeddings:
@@ -103,9 +112,10 @@ class _Embeddings:
 
     def __init__(self, lm: Half, width: int) -> None:
         self._table, self._width = lm.tensors["token_embd.weight"].read().astype(np.float16), width
+        self._scale = lm.number("embedding_length") ** 0.5 if lm.metadata["general.architecture"] == "gemma3" else 1.0
 
     def __call__(self, tokens: list[int]) -> Floats:
-        rows = self._table[tokens].astype(np.float32)
+        rows = self._table[tokens].astype(np.float32) * np.float32(self._scale)
         return np.pad(rows, ((0, 0), (0, self._width - rows.shape[1])))
 
 

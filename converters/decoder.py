@@ -1,7 +1,9 @@
 """The LM's decoder layer in torch, over gguf names: what calibration runs, one layer at a time.
 
 Llama's layer, Qwen2's and Qwen3's: RMS norm, grouped-query attention with rope, gated MLP. Where llama.cpp rotates neighbours
-(`llama`) rows of queries and keys have changed places in the gguf already, and so they are rotated here.
+(`llama`) rows of queries and keys have changed places in the gguf already, and so they are rotated here. Gemma 3's, which has
+norms behind attention and MLP too, and most of whose layers see a window; LFM2's, most of which have a short convolution in the
+place of attention.
 """
 
 from __future__ import annotations
@@ -11,26 +13,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn.functional import conv1d, gelu, linear, pad, scaled_dot_product_attention, silu
 
 from converters.files.parts import Half, Part
 from edge_vqa.errors import EdgeVqaError
 
-KNOWN = ("llama", "qwen2vl", "qwen3vl")
+PLAIN = ("llama", "qwen2", "qwen2vl", "qwen3", "qwen3vl")  # all layers alike
+KNOWN = (*PLAIN, "gemma3", "lfm2")
+PATTERN = 6  # every sixth layer of Gemma 3 sees everything
 INTERLEAVED = ("qwen3vl",)  # time, row and column take rotation frequencies in turn, not one after the other
 PARTS = (
     *("attn_norm", "attn_q", "attn_q_norm", "attn_k", "attn_k_norm", "attn_v", "attn_output"),
     *("ffn_norm", "ffn_gate", "ffn_up", "ffn_down"),
 )
+MORE = {
+    "gemma3": ("post_attention_norm", "post_ffw_norm"),
+    "lfm2": ("shortconv.in_proj", "shortconv.conv", "shortconv.out_proj"),
+}
 
 Weights = dict[str, Tensor]  # "attn_q.weight" -> tensor
 Spans = Sequence[Tensor]  # rows one after the other: which of its tokens sees which, bool [n, n] each
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where the tokens of a prompt stand: angles [n, width / 2], and which sees which, bool [n, n]; near ones in layers that see
+    a window."""
+
+    angles: Tensor
+    seen: Tensor
+    near_angles: Tensor
+    near_seen: Tensor
+
+
+@dataclass(frozen=True)
 class Decoder:
     """What all layers share. axes: by which of time, row and column each rotation frequency goes [width / 2] (M-RoPE), or
-    None."""
+    None. kind: llama.cpp's name of the LM. near, window: Gemma 3's frequencies in layers that see a window, and its tokens."""
 
     layers: int
     heads: int
@@ -39,7 +58,14 @@ class Decoder:
     eps: float
     frequencies: Tensor  # [width / 2]
     axes: Tensor | None
-    neighbours: bool
+    kind: str
+    near: Tensor
+    window: int
+
+    @property
+    def neighbours(self) -> bool:
+        """Whether rotation pairs neighbours, not halves."""
+        return self.kind == "llama"
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm over the last dimension."""
@@ -50,6 +76,22 @@ class Decoder:
         if self.axes is None:
             return positions[0, :, None] * self.frequencies
         return positions.T[:, self.axes] * self.frequencies
+
+    def place(self, positions: Tensor, vision: Tensor) -> Place:
+        """positions [4, n], vision: bool [n], a picture's tokens, which Gemma 3 lets see each other."""
+        n = positions.shape[1]
+        seen = torch.ones(n, n, dtype=torch.bool).tril()
+        near = seen.clone()
+        if self.kind == "gemma3":
+            seen |= vision[:, None] & vision
+            near = seen & torch.ones(n, n, dtype=torch.bool).triu(1 - self.window)
+        return Place(self.angles(positions), seen, positions[0, :, None] * self.near, near)
+
+    def at(self, place: Place, number: int) -> tuple[Tensor, Spans]:
+        """Angles and what sees what in a layer."""
+        if self.kind == "gemma3" and (number + 1) % PATTERN:
+            return place.near_angles, [place.near_seen]
+        return place.angles, [place.seen]
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rope. x: [n, heads, width]."""
@@ -83,7 +125,18 @@ class Decoder:
 
     def gated(self, h: Tensor, w: Weights) -> Tensor:
         """Normed input [n, hidden] -> what goes into ffn_down [n, inner]."""
-        return silu(self.linear(h, w, "ffn_gate")) * self.linear(h, w, "ffn_up")
+        gate = self.linear(h, w, "ffn_gate")
+        return (gelu(gate, approximate="tanh") if self.kind == "gemma3" else silu(gate)) * self.linear(h, w, "ffn_up")
+
+    def mixed(self, h: Tensor, w: Weights, angles: Tensor, spans: Spans | None = None) -> Tensor:
+        """Normed input -> what goes into the last matrix of attention, or of the convolution in its place."""
+        if "shortconv.in_proj.weight" not in w:
+            return self.attend(h, w, angles, spans)
+        before, behind, x = self.linear(h, w, "shortconv.in_proj").chunk(3, 1)
+        kernel = w["shortconv.conv.weight"]  # [hidden, taps], of which the last is for the token itself
+        taps = kernel.shape[1]
+        reached = pad((before * x).T, (taps - 1, 0))  # [hidden, taps - 1 + n]
+        return behind * conv1d(reached[None], kernel[:, None], groups=len(kernel))[0].T
 
     def layer(
         self, x: Tensor, w: Weights, angles: Tensor, see: Callable[[str, Tensor], None] = lambda name, t: None,
@@ -97,17 +150,19 @@ class Decoder:
         x, *features = x.split(len(w["attn_norm.weight"]), 1)
         h = self.norm(x, w["attn_norm.weight"])
         see("attn_norm", h)
-        a = self.attend(h, w, angles, spans)
+        a = self.mixed(h, w, angles, spans)
         see("attn_output", a)
-        out = self.linear(a, w, "attn_output")
+        out = self.linear(a, w, "shortconv.out_proj" if "shortconv.out_proj.weight" in w else "attn_output")
         see("attention", out)
-        x = x + out
+        x = x + (self.norm(out, w["post_attention_norm.weight"]) if "post_attention_norm.weight" in w else out)
         h = self.norm(x, w["ffn_norm.weight"])
         see("ffn_norm", h)
         m = self.gated(h, w)
         see("ffn_down", m)
         out = self.linear(m, w, "ffn_down")
         see("mlp", out)
+        if "post_ffw_norm.weight" in w:
+            out = self.norm(out, w["post_ffw_norm.weight"])
         return torch.cat([x + out + features[0], *features[1:]], 1) if features else x + out
 
 
@@ -115,9 +170,9 @@ def decoder_of(lm: Half) -> Decoder:
     """Raises EdgeVqaError for an LM of another kind."""
     kind = lm.metadata["general.architecture"]
     blocks = {name.split(".", 2)[2].rsplit(".", 1)[0] for name in lm.tensors if name.startswith("blk.")}
-    if kind not in KNOWN or not set(PARTS) >= blocks:
+    if kind not in KNOWN or not {*PARTS, *MORE.get(kind, ())} >= blocks:
         raise EdgeVqaError(
-            f"calibration knows the decoder layers of {' and '.join(KNOWN)}, not those of {kind}", "use rtn or hqq without it"
+            f"calibration knows the layers of {', '.join(KNOWN)}, not those of {kind}", "use rtn or hqq without it"
         )
     heads = lm.number("attention.head_count")
     keys = lm.number("attention.head_count_kv", heads)
@@ -128,7 +183,8 @@ def decoder_of(lm: Half) -> Decoder:
 
     width = int(value("attention.key_length", lm.number("embedding_length") / heads))
     base = value("rope.freq_base", 10000.0)
-    frequencies = 1 / base ** (torch.arange(0, width, 2, dtype=torch.float64) / width)
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    frequencies = 1 / base**exponents / (value("rope.scaling.factor", 1.0) if kind == "gemma3" else 1.0)
     if "rope_freqs.weight" in lm.tensors:
         frequencies = frequencies / tensor(lm.tensors["rope_freqs.weight"]).double()
     sections = lm.value(f"{kind}.rope.dimension_sections")
@@ -146,7 +202,9 @@ def decoder_of(lm: Half) -> Decoder:
         eps=value("attention.layer_norm_rms_epsilon", 1e-5),
         frequencies=frequencies.float(),
         axes=axes,
-        neighbours=kind == "llama",
+        kind=kind,
+        near=(1 / value("rope.freq_base_swa", 10000.0) ** exponents).float(),
+        window=int(value("attention.sliding_window", 1)),
     )
 
 
@@ -166,3 +224,13 @@ def weights_of(lm: Half, layer: int) -> Weights:
     """One layer's tensors, float32."""
     prefix = f"blk.{layer}."
     return {name.removeprefix(prefix): tensor(part) for name, part in lm.tensors.items() if name.startswith(prefix)}
+
+
+def last_norm(lm: Half) -> Part:
+    """The norm before the output matrix."""
+    return lm.tensors["output_norm.weight" if "output_norm.weight" in lm.tensors else "token_embd_norm.weight"]
+
+
+def output(lm: Half) -> Part:
+    """The output matrix, or the embedding in its place."""
+    return lm.tensors["output.weight" if "output.weight" in lm.tensors else "token_embd.weight"]

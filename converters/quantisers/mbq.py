@@ -11,7 +11,7 @@ key head), and into up for down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from converters.decoder import Decoder, Weights, decoder_of, faster, tensor, weights_of
+from converters.decoder import Decoder, Place, Spans, Weights, decoder_of, faster, last_norm, output, tensor, weights_of
 from converters.files.parts import Half, Part
 from converters.ggml import Floats
 
@@ -34,6 +34,17 @@ GROUPS = {
     "ffn_norm": (("ffn_gate", "ffn_up"), "ffn_norm"),
     "ffn_down": (("ffn_down",), "ffn_up"),
 }
+# with LFM2's convolution in the place of attention, whose output is multiplied by the second third of what in_proj makes
+CONVOLVED = GROUPS | {
+    "attn_norm": (("shortconv.in_proj",), "attn_norm"),
+    "attn_output": (("shortconv.out_proj",), "shortconv.in_proj"),
+}
+
+
+def groups_of(names: Container[str], block: str = "") -> dict[str, tuple[tuple[str, ...], str]]:
+    """The groups of a layer that has tensors of these names, behind `block`."""
+    return CONVOLVED if f"{block}shortconv.in_proj.weight" in names else GROUPS
+
 
 Rounding = Callable[[str, Floats], Floats]  # gguf name, float32 values -> values after a round trip
 Progress = Callable[[str, int, int], None]
@@ -89,7 +100,7 @@ def calibrate(
     scales: dict[str, Floats] = {}
     weighed: dict[str, Floats] = {}
     states = [torch.from_numpy(sample.embeddings) for sample in samples]
-    angles = [decoder.angles(torch.from_numpy(sample.positions)) for sample in samples]
+    places = [place_of(decoder, sample) for sample in samples]
     with torch.inference_mode():
         for number in range(decoder.layers):
             progress("searching scales" if rounded else "weighing channels", number, decoder.layers)
@@ -100,19 +111,20 @@ def calibrate(
                 if name in GROUPS:
                     inputs.setdefault(name, []).append(t)
 
-            states = [decoder.layer(x, w, a, keep) for x, a in zip(states, angles, strict=True)]
-            for group, (linears, _) in GROUPS.items():
+            there = [decoder.at(place, number) for place in places]
+            states = [decoder.layer(x, w, a, keep, spans) for x, (a, spans) in zip(states, there, strict=True)]
+            for group, (linears, _) in groups_of(w).items():
                 token_weight = balance.weights(samples, group)
                 if rounded:
                     search = partial(_round_all, rounded, number)
-                    s = _search(decoder, group, inputs[group], angles, w, search, token_weight)
+                    s = _search(decoder, group, inputs[group], there, w, search, token_weight)
                     scales[f"blk.{number}.{group}"] = s.numpy()
                 if importance:
                     x = torch.cat(inputs[group])
                     second = (x.pow(2) * token_weight[:, None]).sum(0) / token_weight.sum()
                     weighed |= {f"blk.{number}.{part}.weight": second.numpy() for part in linears}
     if importance and "output.weight" in lm.tensors:
-        last = decoder.norm(torch.cat(states), tensor(lm.tensors["output_norm.weight"]))
+        last = decoder.norm(torch.cat(states), tensor(last_norm(lm)))
         answers = torch.from_numpy(np.concatenate([sample.answer for sample in samples]))
         weighed["output.weight"] = last[answers].pow(2).mean(0).numpy()
     progress("searching scales" if rounded else "weighing channels", decoder.layers, decoder.layers)
@@ -120,6 +132,11 @@ def calibrate(
 
 
 # -- the balance of modalities ----------------------------------------------------------------------------------------
+
+
+def place_of(decoder: Decoder, sample: Sample) -> Place:
+    """Where a sample's tokens stand."""
+    return decoder.place(torch.from_numpy(sample.positions), torch.from_numpy(sample.vision))
 
 
 def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progress: Progress) -> Balance:
@@ -131,16 +148,16 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
         if used and sum(len(s.vision) for s in used) + len(sample.vision) > room:
             break
         used.append(sample)
-    angles = [decoder.angles(torch.from_numpy(sample.positions)) for sample in used]
+    places = [place_of(decoder, sample) for sample in used]
     entering = [[torch.from_numpy(sample.embeddings) for sample in used]]  # [layer][sample]
     total = 2 * decoder.layers
     with torch.inference_mode():
         for number in range(decoder.layers):
             progress("gradients", number, total)
             w = weights_of(lm, number)
-            entering.append([decoder.layer(x, w, a) for x, a in zip(entering[-1], angles, strict=True)])
-    head = lm.tensors["output.weight" if "output.weight" in lm.tensors else "token_embd.weight"]
-    gradients = _loss_gradients(decoder, lm, head, entering.pop(), used)
+            there = [decoder.at(place, number) for place in places]
+            entering.append([decoder.layer(x, w, a, spans=spans) for x, (a, spans) in zip(entering[-1], there, strict=True)])
+    gradients = _loss_gradients(decoder, lm, output(lm), entering.pop(), used)
     ratios: dict[str, list[float]] = {"attention": [], "mlp": []}
     for number in reversed(range(decoder.layers)):
         progress("gradients", total - number - 1, total)
@@ -155,7 +172,8 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
                     t.retain_grad()
                     outputs[name] = t
 
-            decoder.layer(x, w, angles[i].clone(), keep).backward(gradients[i])
+            angles, spans = decoder.at(places[i], number)
+            decoder.layer(x, w, angles.clone(), keep, spans).backward(gradients[i])
             for name, t in outputs.items():
                 assert t.grad is not None
                 size = t.grad.abs().mean(1)
@@ -173,7 +191,7 @@ def measure_balance(lm: Half, decoder: Decoder, samples: Sequence[Sample], progr
 
 def _loss_gradients(decoder: Decoder, lm: Half, head: Part, last: list[Tensor], samples: Sequence[Sample]) -> list[Tensor]:
     """Gradient of the mean loss of each answer's tokens with respect to the last layer's output."""
-    norm, matrix = tensor(lm.tensors["output_norm.weight"]), tensor(head)
+    norm, matrix = tensor(last_norm(lm)), tensor(head)
     gradients = []
     for x, sample in zip(last, samples, strict=True):
         x = x.clone().requires_grad_()
@@ -198,9 +216,9 @@ def _round_all(rounded: Rounding, number: int, w: Weights, s: Tensor, linears: S
     }
 
 
-def _shared(decoder: Decoder, group: str) -> tuple[int, int, int] | None:
+def _shared(decoder: Decoder, group: str, convolved: bool) -> tuple[int, int, int] | None:
     """How channels lie whose scale is one for several: those of query heads that share a value."""
-    if group != "attn_output" or decoder.heads == decoder.keys:
+    if group != "attn_output" or decoder.heads == decoder.keys or convolved:
         return None
     return decoder.keys, decoder.heads // decoder.keys, decoder.width
 
@@ -209,27 +227,31 @@ def _search(
     decoder: Decoder,
     group: str,
     inputs: list[Tensor],
-    angles: list[Tensor],
+    there: Sequence[tuple[Tensor, Spans]],
     w: Weights,
     round_all: Callable[[Weights, Tensor, Sequence[str]], Weights],
     token_weight: Tensor,
 ) -> Tensor:
-    """The scale of a group's input channels [n_channels] with the smallest balanced error; ones are among the candidates."""
-    linears = GROUPS[group][0]
+    """The scale of a group's input channels [n_channels] with the smallest balanced error; ones are among the candidates.
 
-    def output(weights: Weights) -> Tensor:
+    there: of each prompt, see `Decoder.at`.
+    """
+    groups = groups_of(w)
+    linears, last = groups[group][0], groups["attn_output"][0][0]
+
+    def made(weights: Weights) -> Tensor:
         if group == "attn_norm":
-            heads = [decoder.attend(h, weights, a) for h, a in zip(inputs, angles, strict=True)]
-            return linear(torch.cat(heads), w["attn_output.weight"])
+            heads = [decoder.mixed(h, weights, a, spans) for h, (a, spans) in zip(inputs, there, strict=True)]
+            return linear(torch.cat(heads), w[f"{last}.weight"])
         x = torch.cat(inputs)
         if group == "ffn_norm":
             return linear(decoder.gated(x, weights), w["ffn_down.weight"])
         return linear(x, weights[f"{linears[0]}.weight"])
 
     with faster():  # what bfloat16 loses is small beside what four bits lose, and the same for all candidates
-        exact = output(w).float()
+        exact = made(w).float()
     size = (torch.cat(inputs).abs() * token_weight[:, None]).sum(0) / token_weight.sum()
-    if shape := _shared(decoder, group):
+    if shape := _shared(decoder, group, groups is CONVOLVED):
         size = size.view(shape).mean(1, keepdim=True).expand(shape).reshape(-1)
     # a channel may be quiet but at tokens that count nothing, where it is huge: divided by a small s, it leaves float16
     extreme = torch.cat(inputs).abs().amax(0)
@@ -241,7 +263,7 @@ def _search(
         s = (s / (s.max() * s.min()).sqrt()).maximum(extreme / extreme.max())
         rounded = w | round_all(w, s, linears)
         with faster():
-            error = (output(rounded).float() - exact).abs().sum(1)
+            error = (made(rounded).float() - exact).abs().sum(1)
         balanced = float((error * token_weight).sum())
         if balanced < smallest:
             best, smallest = s, balanced
@@ -256,11 +278,14 @@ def fold(lm: Half, decoder: Decoder, scales: dict[str, Floats]) -> Half:
     tensors = dict(lm.tensors)
     for place, s in scales.items():
         block, group = place.rsplit(".", 1)
-        linears, source = GROUPS[group]
+        groups = groups_of(tensors, f"{block}.")
+        linears, source = groups[group]
         for part in linears:
             tensors[f"{block}.{part}.weight"] = _times(tensors[f"{block}.{part}.weight"], s)
         inverse = 1 / s
-        if group == "attn_output":  # one of the query heads that share a value
+        if source == "shortconv.in_proj":
+            inverse = np.concatenate([np.ones_like(inverse), inverse, np.ones_like(inverse)])
+        elif group == "attn_output":  # one of the query heads that share a value
             inverse = inverse.reshape(decoder.keys, -1, decoder.width)[:, 0].reshape(-1)
         if group in ("attn_output", "ffn_down"):
             tensors[f"{block}.{source}.weight"] = _times(tensors[f"{block}.{source}.weight"], inverse[:, None])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad
 
 from converters import ggml
-from converters.decoder import Spans, Weights, decoder_of
+from converters.decoder import PLAIN, Spans, Weights, decoder_of
 from converters.files.parts import FLOATS, Half
 from converters.files.writer import Coder
 from converters.ggml import Bytes, Floats
@@ -120,6 +120,8 @@ class Lm(nn.Module):  # type: ignore[misc]
     def __init__(self, lm: Half, matrices: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.decoder = decoder_of(lm)
+        if self.decoder.kind not in PLAIN:
+            raise EdgeVqaError(f"recovery knows the layers of {', '.join(PLAIN)}, not of {self.decoder.kind}", "leave it out")
         self.vectors = nn.ParameterDict(
             {
                 _key(name): nn.Parameter(torch.from_numpy(np.array(part.read())))

@@ -14,7 +14,7 @@ import torch
 
 from converters import calibration, ggml
 from converters.convert import convert, write
-from converters.decoder import decoder_of
+from converters.decoder import decoder_of, last_norm, output, weights_of
 from converters.files.checkpoint import Checkpoint
 from converters.ggml import Floats
 from converters.method import METHODS, lm_types, parse_quant
@@ -219,7 +219,7 @@ def test_hqqs_file_differs_from_plain_q4_1_in_its_blocks_only(tmp_path: Path) ->
 # -- MBQ --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["idefics3", "llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["gemma3", "idefics3", "internvl", "lfm2_vl", "llava", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_path: Path) -> None:
     """The torch decoder on calibration samples gives the logits that `transformers` gives on the whole prompt."""
     checkpoint = make(tmp_path / "checkpoint", kind, num_key_value_heads=1)
@@ -230,13 +230,12 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
         with opened(checkpoint, Options()) as model:
             (sample,) = calibration.collect(model, tmp_path / "bundle" / "mmproj.gguf", "mtmd", [question], 1)
             decoder = decoder_of(model.lm)
-            x, angles = torch.from_numpy(sample.embeddings), decoder.angles(torch.from_numpy(sample.positions))
-            from converters.decoder import weights_of
-
+            x, place = torch.from_numpy(sample.embeddings), mbq.place_of(decoder, sample)
             for number in range(decoder.layers):
-                x = decoder.layer(x, weights_of(model.lm, number), angles)
-            head = model.lm.tensors["output.weight"].read()
-            x = decoder.norm(x, torch.from_numpy(model.lm.tensors["output_norm.weight"].read()))
+                angles, spans = decoder.at(place, number)
+                x = decoder.layer(x, weights_of(model.lm, number), angles, spans=spans)
+            head = output(model.lm).read()
+            x = decoder.norm(x, torch.from_numpy(last_norm(model.lm).read()))
             ours = (x[torch.from_numpy(sample.answer)] @ torch.from_numpy(head).T).numpy()
         compared = reference.compare(open_picture(question.image), question.question, "low")
         error = float(np.abs(ours[0] - compared.theirs).max() / np.ptp(compared.theirs))
@@ -246,7 +245,7 @@ def test_calibration_sees_what_transformers_sees(kind: str, asked: Path, tmp_pat
         reference.close()
 
 
-@pytest.mark.parametrize("kind", ["mini", "llava", "qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("kind", ["gemma3", "internvl", "lfm2_vl", "mini", "llava", "qwen2_vl", "qwen3_vl"])
 def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
     checkpoint = CHECKPOINT if kind == "mini" else make(tmp_path / "checkpoint", kind)
     photo, rng = open_picture(EXAMPLES / "cat.jpg"), np.random.default_rng(3)
@@ -254,10 +253,11 @@ def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
     with opened(checkpoint, options) as model:
         decoder, scales = decoder_of(model.lm), {}
         for layer in range(decoder.layers):
-            for group, (linears, _) in mbq.GROUPS.items():
+            groups = mbq.groups_of(model.lm.tensors, f"blk.{layer}.")
+            for group, (linears, _) in groups.items():
                 n = model.lm.tensors[f"blk.{layer}.{linears[0]}.weight"].shape[1]
                 s = np.exp(rng.normal(0, 1, n)).astype(np.float32)
-                if group == "attn_output":  # query heads that share a value head share its scale
+                if linears == ("attn_output",):  # query heads that share a value head share its scale
                     shared = s.reshape(decoder.keys, -1, decoder.width)[:, :1]
                     s = np.repeat(shared, decoder.heads // decoder.keys, 1).reshape(-1)
                 scales[f"blk.{layer}.{group}"] = s
