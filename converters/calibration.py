@@ -6,6 +6,7 @@ is in memory at a time, whatever the size of the LM.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from converters.files.writer import Entry
 from converters.ggml import Floats
 from converters.method import Method, coder_of, lm_types
 from converters.options import Options, Progress
-from converters.quantisers import mbq
+from converters.quantisers import mbq, mbq_t5
 from converters.quantisers.mbq import Sample
 from converters.source import Model
 from edge_vqa.llm.engine import Engine, cells_of
@@ -49,7 +50,8 @@ def apply(
         """A tensor after a round trip through the quantiser that will be used."""
         return ggml.dequantise(coder_of(method, types[name], options.threads)(values), types[name])
 
-    return mbq.calibrate(
+    search = mbq_t5.calibrate if model.lm.metadata["general.architecture"] == "t5" else mbq.calibrate
+    return search(
         model.lm,
         samples,
         rounded if method.equalise else None,
@@ -91,12 +93,14 @@ def _write_stub(path: Path, lm: Half, threads: int) -> None:
     layers = 1 + (lm.value(f"{kind}.n_deepstack_layers") or 0)  # one that no features of the tower are for
     entries = []
     for name, part in lm.tensors.items():
-        if not name.startswith("blk.") or int(name.split(".")[1]) < layers:
+        block = re.match(r"(?:(?:enc|dec)\.)?blk\.(\d+)\.", name)
+        if block is None or int(block[1]) < layers:
             type_ = "f32" if len(part.shape) < 2 else "q8_0" if ggml.fits("q8_0", part.shape) else "f16"
             entries.append(Entry(name, part.shape, type_, part.read, part.origin, writer.rounding(type_, threads)))
     few = replace(count, value=layers) if hasattr(count, "value") else layers
     told = {key: _cut(value, lm.number("block_count"), layers) for key, value in lm.metadata.items() if key.startswith(kind)}
-    writer.write(path, lm.metadata | told | {f"{kind}.block_count": few}, entries, lambda _: None)
+    counts = {key: few for key in (f"{kind}.block_count", f"{kind}.decoder_block_count") if key in lm.metadata}
+    writer.write(path, lm.metadata | told | counts, entries, lambda _: None)
 
 
 def _cut(value: Any, layers: int, few: int) -> Any:
@@ -130,23 +134,24 @@ def positions_of(part: Part, place: int) -> tuple[npt.NDArray[np.signedinteger[A
 
 def _sample(model: Model, engine: Engine, table: _Embeddings, question: Question) -> Sample:
     prompt = model.prompt
-    pieces = [
-        *picture_pieces(open_picture(question.image), prompt.detail, prompt, model.preprocessing),
-        *question_pieces(question.question, prompt),
-    ]
+    asked = question_pieces(question.question, prompt)
+    pieces = picture_pieces(open_picture(question.image), prompt.detail, prompt, model.preprocessing)
+    shown = engine.read(engine.embed(pieces), asked)
     # an answer follows "Assistant:" with a space, and a line break without one
     lead = "" if (prompt.question.partition("{question}")[2] + prompt.after)[-1:].isspace() else " "
     targets = engine.lm.tokenize(lead + max(question.answers, key=question.answers.count), special=False)
     targets += engine.lm.tokenize(prompt.stop[0], special=True) if prompt.stop else []
     embeddings, positions, vision = [], [], []
     place = 0
-    for part in (*engine.embed(pieces), targets[:-1]):
+    encodes = engine.lm.encodes  # its answer is the decoder's, which begins with a token of its own
+    for part in (*shown, engine.tokens(asked), *([] if encodes else [targets[:-1]])):
         embeddings.append(part.embeddings if isinstance(part, ImageTokens) else table(part))
         own, place = positions_of(part, place)
         positions.append(own)
         vision.append(np.full(cells_of(part), isinstance(part, ImageTokens)))
     seen = np.concatenate(vision)
     answer = np.zeros(len(seen), bool)
-    answer[-len(targets) :] = True
+    answer[-len(targets) :] = not encodes
     joined = np.concatenate(positions, 1).astype(np.float32)
-    return Sample(np.concatenate(embeddings).astype(np.float32), joined, seen, answer, targets)
+    decoded = table([engine.lm.start, *targets[:-1]]) if encodes else None
+    return Sample(np.concatenate(embeddings).astype(np.float32), joined, seen, answer, targets, decoded)

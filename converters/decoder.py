@@ -37,8 +37,8 @@ Spans = Sequence[Tensor]  # rows one after the other: which of its tokens sees w
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tokens of a prompt stand: angles [n, width / 2], and which sees which, bool [n, n]; near ones in layers that see
-    a window."""
+    """Where the tokens of a prompt stand: angles [n, width / 2], and which sees which, bool [n, n]; near ones in layers that
+    see a window."""
 
     angles: Tensor
     seen: Tensor
@@ -220,9 +220,9 @@ def tensor(part: Part) -> Tensor:
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
-def weights_of(lm: Half, layer: int) -> Weights:
-    """One layer's tensors, float32."""
-    prefix = f"blk.{layer}."
+def weights_of(lm: Half, layer: int, half: str = "") -> Weights:
+    """One layer's tensors, float32. half: `enc.` or `dec.` of an LM that has both."""
+    prefix = f"{half}blk.{layer}."
     return {name.removeprefix(prefix): tensor(part) for name, part in lm.tensors.items() if name.startswith(prefix)}
 
 

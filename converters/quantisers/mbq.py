@@ -55,7 +55,8 @@ class Sample:
     """One question with its answer, as the LM gets it: n tokens.
 
     embeddings: [n, hidden]. positions: [4, n]. vision, answer: masks [n]; `answer` marks the tokens whose logits predict the
-    answer, and `targets` are the answer's token ids.
+    answer, and `targets` are the answer's token ids. decoded: of an LM with an encoder, what its decoder gets [len(targets),
+    hidden]; embeddings are the encoder's then.
     """
 
     embeddings: Floats
@@ -63,6 +64,7 @@ class Sample:
     vision: np.ndarray
     answer: np.ndarray
     targets: list[int]
+    decoded: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def calibrate(
             for group, (linears, _) in groups_of(w).items():
                 token_weight = balance.weights(samples, group)
                 if rounded:
-                    search = partial(_round_all, rounded, number)
+                    search = partial(round_all, rounded, f"blk.{number}")
                     s = _search(decoder, group, inputs[group], there, w, search, token_weight)
                     scales[f"blk.{number}.{group}"] = s.numpy()
                 if importance:
@@ -205,11 +207,11 @@ def _loss_gradients(decoder: Decoder, lm: Half, head: Part, last: list[Tensor], 
 # -- the search -------------------------------------------------------------------------------------------------------
 
 
-def _round_all(rounded: Rounding, number: int, w: Weights, s: Tensor, linears: Sequence[str]) -> Weights:
-    """The weights of `linears`, scaled, rounded and scaled back."""
+def round_all(rounded: Rounding, block: str, w: Weights, s: Tensor, linears: Sequence[str]) -> Weights:
+    """The weights of `linears` of a block, scaled, rounded and scaled back."""
     return {
         f"{part}.weight": torch.from_numpy(
-            rounded(f"blk.{number}.{part}.weight", np.ascontiguousarray((w[f"{part}.weight"] * s).numpy()))
+            rounded(f"{block}.{part}.weight", np.ascontiguousarray((w[f"{part}.weight"] * s).numpy()))
         )
         / s
         for part in linears
@@ -232,10 +234,8 @@ def _search(
     round_all: Callable[[Weights, Tensor, Sequence[str]], Weights],
     token_weight: Tensor,
 ) -> Tensor:
-    """The scale of a group's input channels [n_channels] with the smallest balanced error; ones are among the candidates.
-
-    there: of each prompt, see `Decoder.at`.
-    """
+    """The scale of a group's input channels [n_channels] with the smallest balanced error. there: of each prompt, see
+    `Decoder.at`."""
     groups = groups_of(w)
     linears, last = groups[group][0], groups["attn_output"][0][0]
 
@@ -248,14 +248,30 @@ def _search(
             return linear(decoder.gated(x, weights), w["ffn_down.weight"])
         return linear(x, weights[f"{linears[0]}.weight"])
 
+    shape = _shared(decoder, group, groups is CONVOLVED)
+    return best_scale(made, torch.cat(inputs), w, linears, round_all, token_weight, shape)
+
+
+def best_scale(
+    made: Callable[[Weights], Tensor],
+    inputs: Tensor,
+    w: Weights,
+    linears: Sequence[str],
+    round_all: Callable[[Weights, Tensor, Sequence[str]], Weights],
+    token_weight: Tensor,
+    shape: tuple[int, int, int] | None = None,
+) -> Tensor:
+    """Of 20 scales of the input channels of `linears`, ones among them, that with the smallest balanced error in what is made.
+
+    inputs: [n, channels]. token_weight: [n]. shape: see `_shared`.
+    """
     with faster():  # what bfloat16 loses is small beside what four bits lose, and the same for all candidates
         exact = made(w).float()
-    size = (torch.cat(inputs).abs() * token_weight[:, None]).sum(0) / token_weight.sum()
-    if shape := _shared(decoder, group, groups is CONVOLVED):
-        size = size.view(shape).mean(1, keepdim=True).expand(shape).reshape(-1)
+    size = (inputs.abs() * token_weight[:, None]).sum(0) / token_weight.sum()
     # a channel may be quiet but at tokens that count nothing, where it is huge: divided by a small s, it leaves float16
-    extreme = torch.cat(inputs).abs().amax(0)
+    extreme = inputs.abs().amax(0)
     if shape:
+        size = size.view(shape).mean(1, keepdim=True).expand(shape).reshape(-1)
         extreme = extreme.view(shape).amax(1, keepdim=True).expand(shape).reshape(-1)
     best, smallest = torch.ones_like(size), torch.inf
     for step in range(RATIOS):
@@ -281,22 +297,22 @@ def fold(lm: Half, decoder: Decoder, scales: dict[str, Floats]) -> Half:
         groups = groups_of(tensors, f"{block}.")
         linears, source = groups[group]
         for part in linears:
-            tensors[f"{block}.{part}.weight"] = _times(tensors[f"{block}.{part}.weight"], s)
+            tensors[f"{block}.{part}.weight"] = times(tensors[f"{block}.{part}.weight"], s)
         inverse = 1 / s
         if source == "shortconv.in_proj":
             inverse = np.concatenate([np.ones_like(inverse), inverse, np.ones_like(inverse)])
         elif group == "attn_output":  # one of the query heads that share a value
             inverse = inverse.reshape(decoder.keys, -1, decoder.width)[:, 0].reshape(-1)
         if group in ("attn_output", "ffn_down"):
-            tensors[f"{block}.{source}.weight"] = _times(tensors[f"{block}.{source}.weight"], inverse[:, None])
+            tensors[f"{block}.{source}.weight"] = times(tensors[f"{block}.{source}.weight"], inverse[:, None])
             if f"{block}.{source}.bias" in tensors:
-                tensors[f"{block}.{source}.bias"] = _times(tensors[f"{block}.{source}.bias"], inverse)
+                tensors[f"{block}.{source}.bias"] = times(tensors[f"{block}.{source}.bias"], inverse)
         else:
-            tensors[f"{block}.{source}.weight"] = _times(tensors[f"{block}.{source}.weight"], inverse)
+            tensors[f"{block}.{source}.weight"] = times(tensors[f"{block}.{source}.weight"], inverse)
     return replace(lm, tensors=tensors)
 
 
-def _times(part: Part, factor: Any) -> Part:
+def times(part: Part, factor: Any) -> Part:
     return replace(part, read=partial(_read_times, part, np.asarray(factor, np.float32)))
 
 

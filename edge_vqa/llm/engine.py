@@ -218,15 +218,16 @@ class Engine:
         self.lm.prefill([run for run in runs if len(run.tokens)])
         return drafts
 
+    def read(self, parts: Iterable[Part], pieces: Sequence[Text]) -> list[Part]:
+        """What the LM sees of pictures under a question: the same, but of a tower that reads it."""
+        assert self._tower is not None
+        text = "".join(piece.text for piece in pieces if not piece.special)
+        return [self._tower.read(part, text) if isinstance(part, ImageTokens) else part for part in parts]
+
     def _begin(self, asked: Sequence[tuple[Sequence[Part], Sequence[Text]]], max_tokens: int) -> list[_Draft]:
         """Pictures with a question each, number i in sequence i: what the tower makes of both, encoded or prefilled."""
-        assert self._tower is not None
-        seen: list[list[Part]] = []
-        tokens = []
-        for parts, pieces in asked:
-            text = "".join(piece.text for piece in pieces if not piece.special)
-            seen.append([self._tower.read(part, text) if isinstance(part, ImageTokens) else part for part in parts])
-            tokens.append(self.tokens(pieces))
+        seen = [self.read(parts, pieces) for parts, pieces in asked]
+        tokens = [self.tokens(pieces) for _, pieces in asked]
         lengths = [sum(map(cells_of, parts)) + len(own) for parts, own in zip(seen, tokens, strict=True)]
         self._room(sum(lengths) + (self.longest(max_tokens) * len(asked) if len(asked) > 1 else 0), "the question")
         if self._embeddings is None:

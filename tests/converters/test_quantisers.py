@@ -16,12 +16,14 @@ from converters import calibration, ggml
 from converters.convert import convert, write
 from converters.decoder import decoder_of, last_norm, output, weights_of
 from converters.files.checkpoint import Checkpoint
+from converters.files.parts import Half
 from converters.ggml import Floats
 from converters.method import METHODS, lm_types, parse_quant
 from converters.options import Options
-from converters.quantisers import eight_levels, hqq, iq4_nl, mbq, rtn
+from converters.quantisers import eight_levels, hqq, iq4_nl, mbq, mbq_t5, rtn
 from converters.source import Model, opened
-from edge_vqa import EdgeVqaError
+from converters.t5_layers import t5_of
+from edge_vqa import EdgeVqaError, load
 from edge_vqa.bundles import store
 from edge_vqa.native import bindings
 from edge_vqa.pictures.open import open_picture
@@ -273,6 +275,62 @@ def test_folding_alone_changes_nothing(kind: str, tmp_path: Path) -> None:
     assert 0 < error < 1e-4, f"{error:.2e}"
 
 
+def t5_logits(lm: Half, samples: list[mbq.Sample]) -> torch.Tensor:
+    """Behind each token of the first sample's answer, by the torch layers."""
+    t5 = t5_of(lm)
+    sources: list[torch.Tensor | None] = [None] * len(samples)
+    for stack in mbq_t5.stacks(lm, t5, samples):
+        states = stack.states
+        for number in range(stack.layers):
+            w = weights_of(lm, number, stack.half)
+            states = [t5.layer(x, w, bias, source) for x, bias, source in zip(states, stack.biases, sources, strict=True)]
+        if stack.half == "enc.":
+            sources = [*mbq_t5.encoded_by(lm, t5, states)]
+    norm = torch.from_numpy(lm.tensors["dec.output_norm.weight"].read())
+    return t5.norm(states[0], norm) @ torch.from_numpy(output(lm).read()).T
+
+
+@pytest.mark.parametrize("kind", ["blip_2", "instructblip"])
+def test_calibration_sees_of_t5_what_transformers_sees(kind: str, asked: Path, tmp_path: Path) -> None:
+    """And scales folded into both halves change nothing, however they are chosen."""
+    checkpoint = make(tmp_path / "checkpoint", kind)
+    convert(checkpoint, tmp_path / "bundle", Options(quant="f32", onnx_type="f32"))
+    bundle = store.read(tmp_path / "bundle")
+    reference = Reference(checkpoint, bundle)
+    question, rng = files.read(asked)[0], np.random.default_rng(3)
+
+    def rounded(name: str, values: Floats) -> Floats:
+        return values + rng.normal(0, 0.1, values.shape).astype(np.float32)
+
+    try:
+        with opened(checkpoint, Options()) as model:
+            samples = calibration.collect(model, bundle.files["vision_onnx"], "onnx", [question], 1)
+            ours = t5_logits(model.lm, samples)
+            told = {"importance": False, "progress": lambda step, done, total: None}
+            folded, _ = mbq_t5.calibrate(model.lm, samples, rounded, **told)  # type: ignore[arg-type]
+            pairs = [(name, part.read(), folded.tensors[name].read()) for name, part in model.lm.tensors.items()]
+            again = t5_logits(folded, samples)
+        compared = reference.compare(open_picture(question.image), question.question, "low")
+    finally:
+        reference.close()
+    error = float(np.abs(ours[0].numpy() - compared.theirs).max() / np.ptp(compared.theirs))
+    print(f"\n{kind}: logit error / range {error:.1e}")
+    assert error < 3e-3, f"{error:.2e}"  # embeddings pass through float16 here
+    assert {name.split(".")[0] for name, before, after in pairs if not np.array_equal(before, after)} == {"enc", "dec"}
+    assert torch.allclose(ours, again, atol=1e-4 * float(ours.max() - ours.min()))
+
+
+@pytest.mark.parametrize("quant", ["mbq+hqq:q4_1", "mbq-imatrix:q4_k_m"])
+def test_t5_is_calibrated_from_the_command(quant: str, asked: Path, tmp_path: Path) -> None:
+    checkpoint = make(tmp_path / "checkpoint", "instructblip")
+    convert(checkpoint, tmp_path / "plain", Options(quant=quant.replace("mbq+", "").replace("mbq-imatrix:", "")))
+    convert(checkpoint, tmp_path / "made", Options(quant=quant, calibration=asked))
+    plain, made = ((tmp_path / name / "lm.gguf").read_bytes() for name in ("plain", "made"))
+    assert len(plain) == len(made) and plain != made
+    with load(tmp_path / "made") as model:
+        assert model.ask(EXAMPLES / "cat.jpg", "what is this?", gate=False, max_tokens=3).trace.tokens
+
+
 def test_the_search_lowers_the_error_it_looks_at(mini_model: Model, asked: Path, tmp_path: Path) -> None:
     convert(CHECKPOINT, tmp_path / "bundle", Options(quant="q4_0", vision_type="f16"))
     samples = calibration.collect(mini_model, tmp_path / "bundle" / "mmproj.gguf", "mtmd", files.read(asked), 1)
@@ -304,7 +362,7 @@ def test_no_scale_makes_the_largest_activation_larger(mini_model: Model) -> None
     def rounded(name: str, values: Floats) -> Floats:
         return ggml.dequantise(ggml.quantise(values, "q4_0"), "q4_0")
 
-    s = mbq._search(decoder_of(mini_model.lm), "ffn_down", [x], [], weight, partial(mbq._round_all, rounded, 0), counts)
+    s = mbq._search(decoder_of(mini_model.lm), "ffn_down", [x], [], weight, partial(mbq.round_all, rounded, "blk.0"), counts)
     assert s.max() / s.min() > 1.5, "it was worth scaling"
     assert (x / s).abs().max() <= 1.001 * x.abs().max()
 
