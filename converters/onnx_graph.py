@@ -88,10 +88,14 @@ class Graph:
         y = self.op("MatMul", x, self.stored(weight.T))
         return y if bias is None else self.op("Add", y, self.constant(bias))
 
-    def named(self, x: str, name: str, *, exact: bool = False) -> str:
-        """The linear layer of that name."""
+    def named(self, x: str, name: str, *, exact: bool = False, scale: str = "") -> str:
+        """The linear layer of that name; scale: the weight its outputs are multiplied by, if the tower has it."""
         bias = self.weight(f"{name}.bias") if self.has(f"{name}.bias") else None
-        return self.linear(x, self.weight(f"{name}.weight"), bias, exact=exact)
+        weight = self.weight(f"{name}.weight")
+        if self.has(scale):
+            by = self.weight(scale)
+            weight, bias = weight * by[:, None], None if bias is None else bias * by
+        return self.linear(x, weight, bias, exact=exact)
 
     def norm(self, x: str, name: str, epsilon: float | None = None) -> str:
         """The layer norm of that name; epsilon: other than the tower's."""
@@ -100,9 +104,9 @@ class Graph:
         return self.op("LayerNormalization", x, *weights, epsilon=epsilon)
 
     def activation(self, x: str) -> str:
-        """What the metadata says: GELU, in CLIP exact and in SigLIP by tanh; else x * sigmoid(1.702 x)."""
+        """What the metadata says: GELU, in CLIP exact and in SigLIP by tanh; SiLU; else x * sigmoid(1.702 x)."""
         if not self.setting("clip.use_gelu"):
-            return self.op("QuickGelu", x, domain=CONTRIB, alpha=1.702)
+            return self.op("QuickGelu", x, domain=CONTRIB, alpha=1.0 if self.setting("clip.use_silu") else 1.702)
         return self.op("Gelu", x) if self.has("v.class_embd") else self.op("FastGelu", x, domain=CONTRIB)
 
     # -- parts of a tower ---------------------------------------------------------------------------------------------
@@ -134,16 +138,30 @@ class Graph:
         """Places `first` up to `end` of axis 1."""
         return self.op("Slice", x, self.ints(first), self.ints(end), self.ints(1))
 
-    def layers(self, x: str, last: str | None, turn: Callable[[str], str] = lambda x: x) -> str:
-        """Pre-norm transformer layers, then the norm `last` if there is one. turn: rotates queries and keys [1, n, hidden]."""
+    def attended(self, x: str, block: str, *, exact: bool) -> list[str]:
+        """Queries, keys and values [1, n, hidden], whether the file has them apart or in one."""
+        if not self.has(f"{block}.attn_qkv.weight"):
+            return [self.named(x, f"{block}.attn_{short}", exact=exact) for short in "qkv"]
+        weights, biases = (np.split(self.weight(f"{block}.attn_qkv.{part}"), 3) for part in ("weight", "bias"))
+        return [self.linear(x, weight, bias, exact=exact) for weight, bias in zip(weights, biases, strict=True)]
+
+    def layers(
+        self,
+        x: str,
+        last: str | None,
+        turn: Callable[[str], str] = lambda x: x,
+        each: Callable[[int, str], None] = lambda layer, x: None,
+    ) -> str:
+        """Pre-norm transformer layers, then the norm `last` if there is one. turn: rotates queries and keys [1, n, hidden];
+        each: is told the number and the output of each layer."""
         heads, blocks = int(self.number("attention.head_count")), int(self.number("block_count"))
         for i in range(blocks):
             block = f"v.blk.{i}"
-            h = self.norm(x, f"{block}.ln1")
             exact = i == 0  # what goes wrong here grows through all the others
-            q, k, v = (self.named(h, f"{block}.attn_{short}", exact=exact) for short in "qkv")
+            q, k, v = self.attended(self.norm(x, f"{block}.ln1"), block, exact=exact)
             a = self.op("MultiHeadAttention", turn(q), turn(k), v, domain=CONTRIB, num_heads=heads)
-            x = self.op("Add", x, self.named(a, f"{block}.attn_out", exact=exact))
+            x = self.op("Add", x, self.named(a, f"{block}.attn_out", exact=exact, scale=f"{block}.ls1.weight"))
             h = self.activation(self.named(self.norm(x, f"{block}.ln2"), f"{block}.ffn_up", exact=exact))
-            x = self.op("Add", x, self.named(h, f"{block}.ffn_down", exact=exact))
+            x = self.op("Add", x, self.named(h, f"{block}.ffn_down", exact=exact, scale=f"{block}.ls2.weight"))
+            each(i, x)
         return x if last is None else self.norm(x, last)

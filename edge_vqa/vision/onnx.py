@@ -27,7 +27,8 @@ def open_session(path: Path, preprocessing: Preprocessing, threads: int) -> Any:
 
 class OnnxTower:
     """Owns an ONNX Runtime session. The graph takes `pixels` uint8 [1, h, w, 3], and yields `embeddings` [tokens, n_embd]; it
-    may also yield a `summary` [1, d], see `ImageTokens`. One that reads the question also takes `seen` [pictures, n, width] and
+    may also yield a `summary` [1, d], see `ImageTokens`; its metadata may say `attention: bidirectional`, for an LM in which
+    the tokens of a picture see each other. One that reads the question also takes `seen` [pictures, n, width] and
     `question` int64 [1, words], and yields `features`, which is `seen` for the next question, with no pixels [0, h, w, 3]."""
 
     def __init__(self, session: Any, path: Path, n_embd: int, preprocessing: Preprocessing) -> None:
@@ -45,6 +46,8 @@ class OnnxTower:
             fits = fits and last in self._outputs
         if {name: i.type for name, i in inputs.items()} != wanted or not fits:
             raise EdgeVqaError(f"{path.name} is not a vision tower for this LM", AGAIN)
+        told = self._session.get_modelmeta().custom_metadata_map
+        self._causal = told.get("attention") != "bidirectional"
         if self.reads:
             sides, seen = inputs["pixels"].shape[1:], inputs["seen"].shape[1:]
             if not all(isinstance(n, int) and 0 < n < 1 << 16 for n in (*sides, *seen)):
@@ -54,7 +57,7 @@ class OnnxTower:
                 "seen": np.zeros((0, *seen), np.float32),
                 "question": np.zeros((1, 0), np.int64),
             }
-            self._words = WordPiece.of(self._session.get_modelmeta().custom_metadata_map, path.name)
+            self._words = WordPiece.of(told, path.name)
 
     def _run(self, **given: Any) -> list[Any]:
         feed = given if not self.reads else self._nothing | given
@@ -86,15 +89,15 @@ class OnnxTower:
         expected = self._preprocessing.tokens(width, height)
         self._checked(embeddings, expected, f"{width} x {height} pixels")
         if self.reads:
-            return [ImageTokens(embeddings, None, expected, True, features=rest[0][0])]
+            return [ImageTokens(embeddings, None, expected, self._causal, features=rest[0][0])]
         summary = rest[0].reshape(-1) if rest else None  # what is no number here, no picture is familiar with
         if self._preprocessing.method != "dynamic":
-            return [ImageTokens(embeddings, None, expected, True, summary)]
+            return [ImageTokens(embeddings, None, expected, self._causal, summary)]
         unit = self._preprocessing.tile
         rows, columns = height // unit, width // unit
         places = np.zeros((4, expected), np.int32)  # time, row, column, unused
         places[1], places[2] = np.divmod(np.arange(expected, dtype=np.int32), columns)
-        return [ImageTokens(embeddings, places, max(rows, columns), True, summary)]
+        return [ImageTokens(embeddings, places, max(rows, columns), self._causal, summary)]
 
     def close(self) -> None:
         """See `vision.Tower`."""

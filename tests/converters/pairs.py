@@ -13,6 +13,7 @@ import json
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,14 @@ def main() -> None:
     rows, write = [], "--write" in sys.argv
     for kind in [name for name in sys.argv[2:] if name != "--write"] or PAIRS:
         with tempfile.TemporaryDirectory() as name:
-            reference = refer(kind, Path(sys.argv[1]), Path(name))
-            rows.append(bench.compare(kind, reference.bundle, reference, PAIRS[kind].sizes or bench.SHAPES))
+            reference, pair = refer(kind, Path(sys.argv[1]), Path(name)), PAIRS[kind]
+            row = bench.compare(kind, reference.bundle, reference, pair.sizes or bench.SHAPES)
+            rows.append(replace(row, most=pair.most))
             print(f"{kind}: {'as it should' if rows[-1].fine else 'NOT as it should'}", flush=True)
+            if pair.alike is not None:
+                with pair.alike():
+                    again = PairReference(kind, Path(name) / "checkpoint", reference.bundle)
+                    rows.append(bench.compare(f"{kind}, alike", reference.bundle, again, pair.sizes or bench.SHAPES))
             if write:
                 reference.write(kind, Path(name) / "pair")
     print(bench.table(rows))

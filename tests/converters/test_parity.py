@@ -138,6 +138,11 @@ def test_random_checkpoints_of_each_architecture_agree(kind: str, settings: dict
         ("llava", {}, "f32", 3e-3),
         ("qwen2_vl", {}, "f32", 3e-3),
         ("qwen2_vl", {}, "int8", 5e-2),
+        ("qwen3_vl", {}, "f32", 3e-3),
+        ("qwen3_vl", {}, "int8", 5e-2),
+        ("gemma3", {}, "f32", 3e-3),
+        ("internvl", {}, "f32", 3e-3),
+        ("internvl", {}, "int8", 5e-2),
     ],
 )
 def test_the_vision_tower_in_onnx_agrees(
