@@ -166,7 +166,8 @@ def _qwen3_vl(g: Graph) -> str:
 
 def _width(g: Graph) -> int:
     """Of the embeddings."""
-    return int(g.number("projection_dim")) * (1 + sum(g.setting("clip.vision.is_deepstack_layers") or []))
+    deep: list[bool] = g.setting("clip.vision.is_deepstack_layers") or []
+    return int(g.number("projection_dim")) * (1 + sum(deep))
 
 
 # clip.projector_type -> what builds its graph, and whether pictures come in any shape

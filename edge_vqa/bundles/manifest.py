@@ -374,5 +374,13 @@ def parse(text: str) -> Manifest:
 
 
 def render(manifest: Manifest) -> str:
-    """Manifest -> `bundle.json`."""
-    return as_json(dataclasses.asdict(manifest), indent=2) + "\n"
+    """Manifest -> `bundle.json`; what few models have is left out where this one has not, for older versions to read."""
+    data = dataclasses.asdict(manifest)
+    for part, key in (
+        (data["prompt"], "joint"),
+        (data["prompt"], "thinking"),
+        (data["runtime"]["preprocessing"], "row_ends"),
+    ):
+        if not part[key] and part[key] != "":
+            del part[key]
+    return as_json(data, indent=2) + "\n"

@@ -130,7 +130,7 @@ def describe(
     data = vision.metadata
     if lm.metadata.get("split.count", 1) != 1:
         raise EdgeVqaError("the language model comes in several parts", "merge them with llama-gguf-split --merge")
-    projector = str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
+    projector = projector_of(vision)
     if not data.get("clip.has_vision_encoder"):
         raise EdgeVqaError("the mmproj file holds no vision encoder", "give the mmproj of a vision model")
     _check_pair(lm, vision, projector)
@@ -152,6 +152,12 @@ def describe(
         prompt = written(None)
     own = str(lm.metadata.get("tokenizer.chat_template", ""))  # ties the prompt to the file, whichever template it is from
     return architecture, preprocessing, replace(prompt, template_sha256=hashlib.sha256(own.encode()).hexdigest())
+
+
+def projector_of(vision: Header) -> str:
+    """What makes embeddings of what the tower sees, in llama.cpp's words."""
+    data = vision.metadata
+    return str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
 
 
 def _check_pair(lm: Header, vision: Header, projector: str) -> None:
@@ -186,7 +192,7 @@ def lost_row_end(lm: Header, vision: Header) -> int | None:
     """The id of the token that ends a row of Pixtral's pictures, where the mmproj lacks its embedding: llama.cpp's converter
     leaves it out of checkpoints in Hugging Face's layout, and pictures then have no rows."""
     tokens = lm.metadata.get("tokenizer.ggml.tokens") or []
-    if vision.metadata.get("clip.projector_type") != "pixtral" or ROW_END in vision.tensors or "[IMG_BREAK]" not in tokens:
+    if projector_of(vision) != "pixtral" or ROW_END in vision.tensors or "[IMG_BREAK]" not in tokens:
         return None
     return int(tokens.index("[IMG_BREAK]"))
 
@@ -195,7 +201,7 @@ def lost_gelu(vision: Header) -> bool:
     """Whether this is Gemma 4's tower as llama.cpp's converter writes it: without a word on its activation, which is GELU,
     where llama.cpp then takes x * sigmoid(1.702 x)."""
     told = {"clip.use_gelu", "clip.use_silu"} & set(vision.metadata)
-    return vision.metadata.get("clip.vision.projector_type") == "gemma4v" and not told
+    return projector_of(vision) == "gemma4v" and not told
 
 
 def _native() -> Preprocessing:

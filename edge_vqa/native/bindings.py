@@ -143,6 +143,7 @@ def ggml() -> ctypes.CDLL:
         _ggml.ggml_get_name.restype = ctypes.c_char_p
         _ggml.ggml_get_name.argtypes = [ctypes.c_void_p]
         _ggml.ggml_op_name.restype = ctypes.c_char_p
+        _ggml.ggml_glu_op_name.restype = ctypes.c_char_p
         for name in ("ggml_backend_tensor_set", "ggml_backend_tensor_get"):
             getattr(_ggml, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     return _ggml

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.native import bindings
 from edge_vqa.native.tensor import Tensor
@@ -25,11 +26,11 @@ class ClassTokenOrder:
     """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
 
     @staticmethod
-    def concerns(tensors: set[bytes]) -> bool:
-        """Whether a vision tower with these tensors has a class token and LLaVA's projector."""
-        return _CLASS in tensors and b"mm.0.weight" in tensors
+    def concerns(header: Header) -> bool:
+        """Whether this is a tower with a class token and LLaVA's projector."""
+        return _CLASS.decode() in header.tensors and "mm.0.weight" in header.tensors
 
-    def __init__(self) -> None:
+    def __init__(self, header: Header) -> None:
         llama, _ = bindings.load()
         self._ggml = bindings.ggml()
         self._behind = False  # the class token was appended in the graph that is about to run

@@ -14,8 +14,12 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.native import bindings
 from edge_vqa.pictures.open import Rgb
 from edge_vqa.vision.class_token import ClassTokenOrder
+from edge_vqa.vision.parameters import Parameters
+from edge_vqa.vision.positions import PositionOrder
 from edge_vqa.vision.row_ends import RowEnds
 from edge_vqa.vision.tokens import ImageTokens, Part, checked
+
+MENDS = (ClassTokenOrder, PositionOrder, Parameters, RowEnds)  # of llama.cpp's graphs; no tower needs two
 
 
 class MtmdTower:
@@ -24,18 +28,17 @@ class MtmdTower:
     reads = False
 
     def __init__(self, path: Path, model: Any, n_embd: int, preprocessing: Preprocessing, threads: int) -> None:
-        tensors = gguf_file.check(path)
+        header = gguf_file.read(path)
         _, self._mtmd = bindings.load()
         self._preprocessing = preprocessing
         self._n_embd = n_embd
-        self._order = ClassTokenOrder() if ClassTokenOrder.concerns(tensors) else None
-        self._watch = self._order or (RowEnds() if RowEnds.concerns(tensors) else None)
+        self._mend = next((mend(header) for mend in MENDS if mend.concerns(header)), None)
         params = self._mtmd.mtmd_context_params_default()
         params.n_threads = threads
         params.print_timings = False
         params.warmup = False
-        if self._watch is not None:
-            params.cb_eval = self._watch.callback
+        if self._mend is not None:
+            params.cb_eval = self._mend.callback
         # Pillow has scaled the picture already: with these limits mtmd's own resize is the identity.
         if preprocessing.method == "tiles":
             params.image_max_tokens = preprocessing.tile_tokens
@@ -97,8 +100,8 @@ class MtmdTower:
         mtmd = self._mtmd
         if mtmd.mtmd_encode_chunk(self._context, chunk) != 0:
             raise self._failure("encoded")
-        if self._order is not None:
-            self._order.check()
+        if self._mend is not None:
+            self._mend.check()
         n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         out = mtmd.mtmd_get_output_embd(self._context)
         # overwritten by the next call: copy

@@ -55,11 +55,10 @@ class Row:
     third: float
     together: bool
     ends: bool
-    most: float = 1e-3  # that `error` may be
 
     @property
     def fine(self) -> bool:
-        exact = self.error <= self.most and self.seen >= SEEN and max(self.again, self.third) <= SAME
+        exact = self.error <= 1e-3 and self.seen >= SEEN and max(self.again, self.third) <= SAME
         return exact and self.tokens and self.together and self.ends
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import transformers as hf
-from transformers.models import paddleocr_vl
 
 from tests.converters import tokenizers
 from tests.converters.random_checkpoints import CLIP_STATISTICS, TEXT, perturb
@@ -40,10 +37,6 @@ class Pair:
     renamed: tuple[tuple[str, str], ...] = ()
     flags: tuple[str, ...] = ()
     seed: int = 0  # one whose answers hold no image token, which `transformers` would take for a picture's
-    most: float = (
-        1e-3  # error of the logits; more, where llama.cpp does something else, and `alike` has `transformers` do the same
-    )
-    alike: Callable[[], AbstractContextManager[Any]] | None = None
 
 
 def turn(begin: str, picture: str, end: str, bos: str = "") -> str:
@@ -142,19 +135,6 @@ def _paddleocr(folder: Path) -> Any:
             tie_word_embeddings=False,
         )
     )
-
-
-def _antialiased() -> AbstractContextManager[Any]:
-    """llama.cpp's way with the positions of a picture of fewer rows or columns than the tower's own grid."""
-    module = paddleocr_vl.modeling_paddleocr_vl
-
-    def stretched(grid_thw: torch.Tensor, num_grid_per_side: int, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        (_, rows, columns), n = grid_thw[0].tolist(), num_grid_per_side**2
-        each = torch.eye(n).reshape(1, n, num_grid_per_side, num_grid_per_side)
-        shares = torch.nn.functional.interpolate(each, (rows, columns), mode="bilinear", antialias=True)
-        return torch.arange(n).expand(rows * columns, n), shares.reshape(n, -1).T
-
-    return mock.patch.object(module, "get_vision_interpolation_indices_and_weights", stretched)
 
 
 def _rows(value: torch.Tensor, patch: int = 14, *, flat: bool = False) -> dict[str, Any]:
@@ -340,8 +320,6 @@ PAIRS = {
     "paddleocr_vl": Pair(
         *(_paddleocr, _rows, "<|IMAGE_PLACEHOLDER|>", "<|IMAGE_PLACEHOLDER|>", _repeated("<|IMAGE_PLACEHOLDER|>"), True),
         classes=(("vision_config", "PaddleOCRVisionModel"),),
-        most=3e-3,
-        alike=_antialiased,
     ),
     "glm4v": Pair(_glm4v, merged, "<|image|>", "<|image|>", _repeated("<|image|>"), True),
     "janus": Pair(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from edge_vqa import EdgeVqaError
 from edge_vqa.bundles import claims, gguf_file, ready
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.store import Bundle
+from tests.converters.pairs import STORED
 from tests.converters.random_checkpoints import make
 
 
@@ -40,7 +43,7 @@ def test_a_header_holds_metadata_and_tensors(mini: Bundle) -> None:
 
 
 def test_the_embedded_pair_is_described_as_its_manifest_says(mini: Bundle) -> None:
-    architecture, pixels, prompt = ready.describe(*headers(mini), max_tokens=12)
+    architecture, pixels, prompt = ready.describe(*headers(mini), max_tokens=12, several=False)
     assert (architecture, pixels, prompt) == ("idefics3", mini.manifest.runtime.preprocessing, mini.manifest.prompt)
 
 
@@ -57,6 +60,10 @@ def test_the_embedded_pair_is_described_as_its_manifest_says(mini: Bundle) -> No
         ("vision", {"clip__vision__image_size": "wide"}, "lacks what its projector"),
         ("vision", {"clip__has_vision_encoder": False}, "holds no vision encoder"),
         ("vision", {"general__architecture": "llama"}, "not a language model and a vision tower"),
+        ("vision", {"clip__projector_type": "eye_of_tomorrow"}, "knows no projector 'eye_of_tomorrow'"),
+        ("vision", {"clip__projector_type": "gemma3"}, "goes with gemma3, not with llama"),
+        ("vision", {"clip__vision__projection_dim": 640}, "makes embeddings of 640 numbers, the language model takes 256"),
+        ("lm", {"tokenizer__ggml__tokens": ["a", "<|im_start|>"]}, "knows no <fake_token_around_image>"),
     ],
 )
 def test_files_without_what_they_need_are_refused_by_name(half: str, values: dict[str, Any], words: str, mini: Bundle) -> None:
@@ -86,3 +93,26 @@ def test_features_for_every_layer_are_refused_before_llama_cpp_dies_of_them(tmp_
     del field
     with pytest.raises(EdgeVqaError, match="n_deepstack_layers"):
         claims.check(lm, None)
+
+
+def test_a_pair_that_is_refused_leaves_nothing_behind(mini: Bundle, tmp_path: Path) -> None:
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    for role in ("lm", "vision"):
+        shutil.copy(mini.files[role], pair)
+    field = gguf.GGUFReader(pair / mini.files["vision"].name, "r+").fields["clip.vision.projection_dim"]
+    field.parts[field.data[0]][0] = 640
+    del field
+    for quant in ("keep", "q8_0"):
+        with pytest.raises(EdgeVqaError, match="makes embeddings of 640 numbers"):
+            convert(pair, tmp_path / "bundle", Options(quant=quant))
+        assert [path.name for path in tmp_path.iterdir()] == ["pair"]
+
+
+def test_a_kept_pixtral_without_the_end_of_a_row_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(STORED / "mistral3.zip") as stream:
+        for name in ("lm.gguf", "mmproj.gguf"):
+            stream.extract(name, tmp_path / "pair")
+    with pytest.raises(EdgeVqaError, match=r"mmproj.gguf lacks v.token_embd.img_break"):
+        convert(tmp_path / "pair", tmp_path / "bundle", Options(quant="keep"))
+    assert not (tmp_path / "bundle").exists()
