@@ -11,6 +11,7 @@ from converters.files.parts import FLOATS, Half
 from converters.files.writer import Entry
 from converters.ggml import Floats
 from converters.quantisers import eight_levels, hqq, iq4_nl, rtn
+from edge_vqa.bundles.claims import TRANSPOSED
 from edge_vqa.errors import EdgeVqaError
 
 
@@ -96,10 +97,11 @@ def coder_of(method: Method, type_: str, threads: int, importance: Floats | None
 
 
 def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
-    """The tower's tensors: matrices as `type_` where rows fit; the patch convolution f16 unless all is f32; the rest f32."""
+    """The tower's tensors: matrices as `type_` where rows fit; the patch convolution, and what llama.cpp's graph transposes, f16
+    unless all is f32; the rest f32."""
     entries = []
     for name, part in vision.tensors.items():
-        if name.startswith("v.patch_embd.weight"):
+        if name.startswith("v.patch_embd.weight") or name == TRANSPOSED:
             stored = "f32" if type_ == "f32" else "f16"
         elif len(part.shape) == 1 or "position_embd" in name:
             stored = "f32"

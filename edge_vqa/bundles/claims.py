@@ -41,6 +41,7 @@ LISTED = ("feed_forward_length", "attention.head_count", "attention.head_count_k
 FRACTIONS = ("epsilon", "layer_norm_rms_epsilon")  # end of a key: between 0 and 1
 FLOATS = (0, 1, 30)  # ggml types f32, f16, bf16
 INTEGERS = (24, 25, 26, 27, 28)  # ggml types that no weight has
+TRANSPOSED = "mm.input_projection.weight"  # by llama.cpp's graph of Gemma 3's tower, which it can do to floats only
 LEAST_TOKENS = 4
 
 
@@ -211,6 +212,8 @@ def _tower(header: Header) -> None:
         _shape(header, "v.position_embd.weight", grid**2, width)
         _shape(header, "v.patch_embd.weight", width, 3, patch, patch)
         _shape(header, "v.patch_embd.bias", width)
+    _, kind, _ = header.tensors.get(TRANSPOSED, ((), FLOATS[0], 0))
+    _require(projector != "gemma3" or kind in FLOATS, f"{TRANSPOSED} is quantised")
     inner = values.get("feed_forward_length")
     for block in layers:
         begin = f"v.blk.{block}."
