@@ -97,8 +97,8 @@ def coder_of(method: Method, type_: str, threads: int, importance: Floats | None
 
 
 def vision_entries(vision: Half, type_: str, threads: int) -> list[Entry]:
-    """The tower's tensors: matrices as `type_` where rows fit; the patch convolution, and what llama.cpp's graph transposes, f16
-    unless all is f32; the rest f32."""
+    """The tower's tensors: matrices as `type_` where rows fit; the patch convolution, and what llama.cpp transposes, f16 unless
+    all is f32; the rest f32."""
     entries = []
     for name, part in vision.tensors.items():
         if name.startswith("v.patch_embd.weight") or name == TRANSPOSED:

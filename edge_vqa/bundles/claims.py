@@ -25,6 +25,8 @@ RANGES = {
     "attention.head_count_kv": (0, 1024),
     "attention.key_length": (1, 4096),
     "attention.value_length": (1, 4096),
+    "attention.key_length_swa": (1, 4096),
+    "attention.value_length_swa": (1, 4096),
     "rope.dimension_count": (0, 4096),
     "vocab_size": (1, 1 << 22),
     "n_deepstack_layers": (0, 64),
@@ -140,12 +142,15 @@ def _lm(header: Header) -> None:
     if type(heads) is not int:
         return
     shared = values.get("attention.head_count_kv", heads)
-    key = values.get("attention.key_length", width // heads)
-    value = values.get("attention.value_length", width // heads)
+    whole = [values.get(f"attention.{name}_length", width // heads) for name in ("key", "value")]
+    near = [values.get(f"attention.{name}_length_swa", length) for name, length in zip(("key", "value"), whole, strict=True)]
+    sliding = header.metadata.get(f"{header.metadata['general.architecture']}.attention.sliding_window_pattern")
+    key, value = whole
     _require(key % 2 == 0 and values.get("rope.dimension_count", 0) <= key, f"attention.key_length is {key}")
     _require(type(shared) is not int or (0 < shared <= heads and heads % shared == 0), f"attention.head_count_kv is {shared}")
     for block in range(blocks):
         begin = f"blk.{block}."
+        key, value = near if isinstance(sliding, list) and sliding[block : block + 1] == [True] else whole
         for name in ("attn_norm", "ffn_norm", "attn_post_norm", "ffn_post_norm"):
             _shape(header, f"{begin}{name}.weight", width)
         _shape(header, f"{begin}attn_output.weight", width, heads * value)
