@@ -73,6 +73,8 @@ class Session:
         made_by = (self.backend, manifest.prompt, manifest.runtime.preprocessing, llama_cpp_version(), NAMES)
         identity = repr((self.fingerprint, *made_by))
         self._cache = PictureCache(identity, self._engine.lm.n_embd_in, options.pictures, options.cache_dir)
+        if options.think and self.prompt.thinking is None:
+            self.warnings.append(f"{bundle.name} does not think before it answers: --think changes nothing")
         if manifest.operating_points:
             self._warn()
         self.load_s = time.perf_counter() - began
@@ -113,6 +115,8 @@ class Session:
         chosen, so = f"thresholds of {self.bundle.name} were chosen with", "scores may differ slightly"
         if here != runtime.llama_cpp_python:
             self.warnings.append(f"{chosen} llama-cpp-python {runtime.llama_cpp_python}, this is {here}: {so}")
+        if self.prompt != self.bundle.manifest.prompt:
+            self.warnings.append(f"{chosen} another thought, or none: {so}")
         if self.backend != self.bundle.backend:
             self.warnings.append(f"{chosen} the vision backend {self.bundle.backend}, this is {self.backend}: {so}")
 

@@ -236,3 +236,16 @@ def test_llavas_class_token_is_in_its_place(tmp_path: Path, monkeypatch: pytest.
     wrong = largest_error(checkpoint, tmp_path / "bundle")
     print(f"\nllava: logit error / range {right:.1e}, as llama.cpp orders tokens {wrong:.1e}")
     assert right <= 3e-3 and wrong > 1e-2, "llama.cpp orders the class token rightly now: drop edge_vqa/class_token.py"
+
+
+@pytest.mark.parametrize(("mend", "writes"), [(ClassTokenOrder, "_write"), (PositionOrder, "_turn")])
+def test_where_a_mend_cannot_be_made_the_picture_is_refused(
+    mend: type, writes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {ClassTokenOrder: "llava", PositionOrder: "internvl"}[mend]
+    convert(make(tmp_path / "checkpoint", kind), tmp_path / "bundle", Options(quant="q8_0"))
+    if mend is PositionOrder:  # a tower of our own needs no mending
+        monkeypatch.setattr(PositionOrder, "concerns", staticmethod(lambda header: "v.class_embd" in header.tensors))
+    monkeypatch.setattr(mend, writes, lambda *_: None)  # as on a device whose memory cannot be written to
+    with load(tmp_path / "bundle") as model, pytest.raises(EdgeVqaError, match="could not be put in"):
+        model.ask(EXAMPLES / "cat.jpg", "what is this?")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from converters.convert import convert
@@ -15,7 +16,7 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.llm.prompt import Text, picture_pieces, question_pieces
 from edge_vqa.pictures.open import open_picture
-from edge_vqa.pictures.sizes import crop, fitted, grid, squared
+from edge_vqa.pictures.sizes import crop, fitted, grid, padded, squared, stretched
 from tests.conftest import EXAMPLES
 from tests.converters.random_checkpoints import BLIP, KINDS, make
 from tests.converters.reference import IMAGE_TOKENS
@@ -159,3 +160,22 @@ def test_a_picture_that_no_model_can_take_is_refused() -> None:
     thin = open_picture(np.zeros((3, 900, 3), np.uint8))
     with pytest.raises(EdgeVqaError, match="too thin"):
         fitted(thin, "low", Preprocessing(28, 28, 1, "bicubic", "dynamic", 4, 256, 1024))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (300, 120), (90, 210), (451, 300)])
+def test_janus_pictures_are_padded_as_its_processor_does(size: tuple[int, int]) -> None:
+    processor = transformers.JanusImageProcessorPil(size={"height": 112, "width": 112}, image_mean=[0.5] * 3)
+    image = Image.open(EXAMPLES / "cat.jpg").convert("RGB").resize(size)
+    ours = padded(open_picture(image), Preprocessing(112, 112, 16, "bicubic", "pad"))
+    made = processor(image, return_tensors="np", do_normalize=False)["pixel_values"].reshape(3, 112, 112)
+    theirs = np.round(made.transpose(1, 2, 0) * 255)
+    assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(300, 120), (230, 500), (451, 300)])  # llama.cpp also enlarges smaller ones
+def test_lighton_pictures_are_as_large_as_its_processor_makes_them(size: tuple[int, int]) -> None:
+    processor = transformers.PixtralImageProcessorPil(patch_size=28, size={"longest_edge": 224})
+    image = Image.open(EXAMPLES / "cat.jpg").convert("RGB").resize(size)
+    ours = stretched(open_picture(image), Preprocessing(28, 224, 1, "bicubic", "longest", 1, 64, 64))
+    theirs = processor(image, return_tensors="np", do_normalize=False)["pixel_values"][0]
+    assert ours.shape == (*theirs.shape[1:], 3)

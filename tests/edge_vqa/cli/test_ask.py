@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from converters.convert import convert
+from converters.options import Options
 from edge_vqa.bundles.store import Bundle
 from tests.conftest import EXAMPLES, Run, edit_manifest, one_line, resign
+from tests.converters.random_checkpoints import make
 
 PRICE, DARK = EXAMPLES / "price.png", EXAMPLES / "dark.png"
 QUESTION = "how much is it?"
@@ -76,6 +79,26 @@ def test_json_is_one_object_with_the_keys_of_the_contract(run: Run, picture: Pat
     else:
         assert decoded["reason"] == "confidence"
         assert decoded["abstained"] and decoded["answer"] is decoded["candidate"] is None and decoded["tokens"] == []
+
+
+def test_several_pictures_need_a_model_that_takes_them(run: Run, tmp_path: Path) -> None:
+    refused = run("edge-vqa", "ask", PRICE, DARK, QUESTION)
+    assert (refused.returncode, refused.stdout) == (1, "") and "one picture a question" in one_line(refused)
+    convert(make(tmp_path / "checkpoint", "qwen2_vl"), tmp_path / "bundle", Options(quant="q8_0"))
+    asked = run("edge-vqa", "ask", PRICE, DARK, QUESTION, "--model", tmp_path / "bundle", "--no-gate", "--json")
+    assert asked.returncode == 0 and json.loads(asked.stdout)["answer"], asked.stderr
+
+
+def test_thoughts_are_of_models_that_think(run: Run, copied: Path) -> None:
+    plain = run("edge-vqa", "ask", PRICE, QUESTION, "--think", "4")
+    assert (plain.returncode, plain.stdout) == (0, "$4.50\n") and "mini does not think" in plain.stderr
+    assert run("edge-vqa", "ask", PRICE, QUESTION, "--no-think").stderr == run("edge-vqa", "ask", PRICE, QUESTION).stderr
+    marks = {"begin": "<row_1_col_1>", "end": "<row_1_col_2>", "begun": True, "skip": None, "most": 3}
+    edit_manifest(copied, lambda manifest: manifest["prompt"].update(thinking=marks))
+    thought = run("edge-vqa", "ask", PRICE, QUESTION, "--model", copied, "--think", "2")
+    assert thought.returncode in (0, 3) and "were chosen with another thought, or none" in thought.stderr
+    refused = run("edge-vqa", "ask", PRICE, QUESTION, "--model", copied, "--no-think")
+    assert refused.returncode == 1 and "has no way not to think" in one_line(refused)
 
 
 @pytest.mark.parametrize(
