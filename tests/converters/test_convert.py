@@ -152,7 +152,12 @@ def test_every_quantisation_answers(type_: str, tmp_path: Path) -> None:
 def test_the_shipped_bundle_is_what_the_shipped_checkpoint_converts_to(mini: Bundle, tmp_path: Path) -> None:
     q, prompt = mini.manifest.quantisation, mini.manifest.prompt
     options = Options(
-        quant=f"{q.method}:{q.type}", vision_type=q.vision_type, name=mini.name, max_tokens=prompt.max_tokens, threads=2
+        quant=f"{q.method}:{q.type}",
+        vision_type=q.vision_type,
+        name=mini.name,
+        max_tokens=prompt.max_tokens,
+        single=True,
+        threads=2,
     )
     made = convert(CHECKPOINT, tmp_path / "mini", options)
     assert made.prompt == prompt
