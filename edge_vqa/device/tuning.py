@@ -112,7 +112,8 @@ def noise_tile(pixels: Preprocessing) -> Rgb:
     """What a tower gets at low detail, uint8 [h, w, 3]: noise, whose speed is that of any picture."""
     import numpy as np
 
-    side = pixels.tile * max(1, math.isqrt(pixels.low_tokens))
+    units = math.isqrt(pixels.low_tokens) if pixels.method in ("dynamic", "longest") else 1
+    side = pixels.tile * max(1, units)
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
 
 

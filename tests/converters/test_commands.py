@@ -43,6 +43,14 @@ def test_compare_inspect_and_bench(kind: str, run: Run, tmp_path: Path) -> None:
     json.loads(timed.stdout)
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "internvl", "llava", "qwen2_vl", "qwen3_vl", "smolvlm"])
+def test_of_two_towers_the_faster_one_is_found(kind: str, run: Run, tmp_path: Path) -> None:
+    convert(make(tmp_path / "checkpoint", kind), tmp_path / "bundle", Options(quant="q8_0", vision_backend="both"))
+    for backend in ((), ("--vision", "onnx")):
+        asked = run("edge-vqa", "ask", EXAMPLES / "cat.jpg", QUESTION, "--model", tmp_path / "bundle", "--no-gate", *backend)
+        assert asked.returncode == 0 and asked.stdout, asked.stderr
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_a_pair_in_8_bits_is_timed(kind: str, run: Run, tmp_path: Path) -> None:
     bundle = Stored(kind, tmp_path, PLAIN)
