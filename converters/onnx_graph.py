@@ -129,7 +129,10 @@ class Graph:
         """Patches of a square picture of the tower's own size: [1, n, hidden], and patches a side."""
         side, patch = int(self.number("image_size")), int(self.number("patch_size"))
         grid = side // patch
-        x = self.op("Cast", "pixels", to=TensorProto.FLOAT)
+        x = "pixels"
+        if side % patch:  # not seen
+            x = self.op("Slice", x, self.ints(0, 0), self.ints(grid * patch, grid * patch), self.ints(1, 2))
+        x = self.op("Cast", x, to=TensorProto.FLOAT)
         x = self.op("Reshape", x, self.ints(0, grid, patch, grid, patch, 3))  # 0: as many pictures as there are
         x = self.op("Transpose", x, perm=[0, 1, 3, 2, 4, 5])
         return self.patches(self.op("Reshape", x, self.ints(0, grid * grid, patch * patch * 3))), grid

@@ -93,8 +93,8 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     if vision.hidden_act != "gelu_pytorch_tanh":
         raise EdgeVqaError(f"activation {vision.hidden_act} of the vision tower is not supported", "use an original checkpoint")
     factor = int(config.get("scale_factor", 2))
-    side = vision.image_size // vision.patch_size
-    if vision.image_size % vision.patch_size or side % factor:
+    side = vision.image_size // vision.patch_size  # what is left over at the right and below is not seen
+    if side % factor:
         raise EdgeVqaError(
             f"{vision.image_size} px, patches of {vision.patch_size} and scale factor {factor} do not fit each other",
             "use an original checkpoint",

@@ -153,15 +153,16 @@ def _idefics3(folder: Path, kind: str, tied: bool, text: dict[str, Any]) -> Any:
         "idefics3": (Idefics3Config, Idefics3ForConditionalGeneration),
         "smolvlm": (SmolVLMConfig, SmolVLMForConditionalGeneration),
     }[kind]
-    vocabulary = base["text_config"]["vocab_size"]
+    vocabulary, side = base["text_config"]["vocab_size"], text.get("image_size", 32)
+    text = {key: value for key, value in text.items() if key != "image_size"}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(CHECKPOINT / name, folder / name)
     processor = json.loads((CHECKPOINT / "preprocessor_config.json").read_text())
-    processor |= {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    processor |= {"size": {"longest_edge": 2 * side}, "max_image_size": {"longest_edge": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     return model_class(
         config_class(
-            vision_config=VISION,
+            vision_config=VISION | {"image_size": side},
             text_config={**TEXT, "vocab_size": vocabulary, "tie_word_embeddings": tied, **text},
             image_token_id=base["image_token_id"],
             scale_factor=2,

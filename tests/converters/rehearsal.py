@@ -54,6 +54,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "vision_config": SIGLIP | {"image_size": 512},
     },
+    "SmolVLM2-2.2B-Instruct": {
+        **{"model_type": "smolvlm", "scale_factor": 3, "image_token_id": 49190},
+        "text_config": {
+            **{"model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32},
+            **{"num_hidden_layers": LAYERS, "num_key_value_heads": 32, "vocab_size": 49280, "max_position_embeddings": 8192},
+            **{"rms_norm_eps": 1e-5, "rope_theta": 130000},
+        },
+        "vision_config": {
+            **{"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": LAYERS, "num_attention_heads": 16},
+            **{"image_size": 384, "patch_size": 14},  # six pixels more than patches
+        },
+    },
+    "Qwen2-VL-2B-Instruct": {
+        **{"model_type": "qwen2_vl", "hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, **QWEN},
+        **{"num_key_value_heads": 2, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": True,
+        "vision_config": {
+            **{"depth": LAYERS, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4, "patch_size": 14},
+        },
+    },
     "Qwen2.5-VL-3B-Instruct": {
         **{"model_type": "qwen2_5_vl", "hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, **QWEN},
         **{"num_key_value_heads": 2, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}},
@@ -164,7 +185,7 @@ def checkpoint(folder: Path, name: str) -> Path:
     """Tokenizers are small, and padded to the number of tokens that the model has."""
     folder.mkdir(parents=True)
     kind, config = CONFIGS[name]["model_type"], CONFIGS[name]
-    if kind == "idefics3":
+    if kind in ("idefics3", "smolvlm"):
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json"):
             shutil.copy(CHECKPOINT / file, folder / file)
     elif kind == "gemma3":
