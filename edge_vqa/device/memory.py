@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 
 from edge_vqa.bundles import gguf_file
@@ -12,6 +13,9 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.llama import KV_TYPES, N_BATCH, READ_BYTES
 
 BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
+# ggml types that llama.cpp (ggml-cpu/repack.cpp) lays out anew: q4_0, q2_k, q4_k, iq4_nl, mxfp4; on ARM q8_0, q5_k, q6_k too
+LAID_OUT = frozenset({2, 10, 12, 20, 39})
+LAID_OUT_ON_ARM = LAID_OUT | {8, 13, 14}
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,11 @@ def plan(bundle: Bundle, need: Need) -> Plan:
     compute = 4 * (N_BATCH * (3 * inner + 6 * width) + rows * words) + 4 * patches * 8192
     # weights that llama.cpp lays out anew for this CPU are there twice while the file is mapped, but the embeddings, which it
     # reads row by row; a small file is read, not mapped
-    file, embedded = manifest.files["lm"].bytes, header.tensors.get("token_embd.weight", ((), 0, 0))[2]
+    file, types = manifest.files["lm"].bytes, LAID_OUT if platform.machine() in ("x86_64", "AMD64") else LAID_OUT_ON_ARM
+    twice = sum(size for name, (_, type_, size) in header.tensors.items() if type_ in types and name != "token_embd.weight")
     return Plan(
         base=BASE,
-        lm=file if file <= READ_BYTES else 2 * file - embedded,
+        lm=file if file <= READ_BYTES else file + twice,
         tower=int({"mtmd": 1.0, "onnx": 2.0}[need.backend] * manifest.files[BACKENDS[need.backend]].bytes),
         kv=cells * padded * block_bytes // block,
         compute=compute,
