@@ -128,6 +128,24 @@ def _starts_with_bos(spec: dict[str, Any], bos: str | None) -> bool:
     return any(piece.get("SpecialToken", {}).get("id") == bos for template in templates for piece in template[:1])
 
 
+def _special(ids: dict[str, int], config: dict[str, Any], text_config: dict[str, Any]) -> dict[str, int]:
+    """The ids of the tokens that play a role."""
+    special = {}
+    for role in ("bos", "eos", "unk", "pad"):
+        named = _text(config.get(f"{role}_token"))
+        if named in ids:
+            special[role] = ids[named]
+    end = ids.get("<end_of_utterance>")
+    if end is not None:  # the chat form of Idefics3 and SmolVLM ends a turn with it
+        special["eos"] = end
+        special["eot"] = end
+    elif "<end_of_turn>" in ids:  # Gemma's
+        special["eot"] = ids["<end_of_turn>"]
+    if "eos" not in special and isinstance(text_config.get("eos_token_id"), int):
+        special["eos"] = text_config["eos_token_id"]
+    return special
+
+
 def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = None) -> Tokenizer:
     """Read a tokenizer; `vocabulary` is the number of rows of the embedding."""
     spec, config = checkpoint.json("tokenizer.json"), checkpoint.json("tokenizer_config.json", required=False)
@@ -159,23 +177,9 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
         control = entry.get("special") or (content.startswith("<") and content.endswith(">"))
         types[entry["id"]] = CONTROL if control else USER_DEFINED
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())]
-    special = {}
-    for role in ("bos", "eos", "unk", "pad"):
-        named = _text(config.get(f"{role}_token"))
-        if named in ids:
-            special[role] = ids[named]
     unknown = model.get("unk_id") if unigrams else ids.get(model.get("unk_token"))
     if (sentencepiece or unigrams) and unknown is not None:
         types[unknown] = UNKNOWN
-    text_config = checkpoint.config.get("text_config") or {}
-    end = ids.get("<end_of_utterance>")
-    if end is not None:  # the chat form of Idefics3 and SmolVLM ends a turn with it
-        special["eos"] = end
-        special["eot"] = end
-    elif "<end_of_turn>" in ids:  # Gemma's
-        special["eot"] = ids["<end_of_turn>"]
-    if "eos" not in special and isinstance(text_config.get("eos_token_id"), int):
-        special["eos"] = text_config["eos_token_id"]
     scores = _scores(tokens, merges) if sentencepiece else []
     if unigrams:
         scores = [float(score) for _, score in listed] + [UNUSED_SCORE] * (vocabulary - len(listed))
@@ -188,7 +192,7 @@ def read(checkpoint: Checkpoint, vocabulary: int, chat_template: str | None = No
         merges=[] if own else merges,
         scores=scores,
         space_prefix=space_prefix,
-        special=special,
+        special=_special(ids, config, checkpoint.config.get("text_config") or {}),
         starts_with_bos=_starts_with_bos(spec, _text(config.get("bos_token"))),
         chat_template=chat_template or _chat_template(checkpoint, config),
         unicode="" if own else _normal_form(spec),

@@ -138,6 +138,12 @@ def _lm(header: Header) -> None:
         _require(isinstance(used, list) or 0 < used <= values["expert_count"], f"expert_used_count is {used}")
     else:
         _require(not values.get("expert_used_count", 0), "expert_used_count without experts")
+    _decoder(header, values)
+
+
+def _decoder(header: Header, values: dict[str, Any]) -> None:
+    """Layers of attention and MLP, where all have as many heads."""
+    width, blocks = values["embedding_length"], values["block_count"]
     heads, inner = values.get("attention.head_count"), values.get("feed_forward_length")
     if type(heads) is not int:
         return

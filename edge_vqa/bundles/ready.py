@@ -6,6 +6,7 @@ What the runtime must know, how a picture is cut and what is written around it, 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import shutil
 from collections import Counter
@@ -20,7 +21,6 @@ from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.manifest import Manifest, Preprocessing, Prompt, Quantisation, Runtime, Source, llama_cpp_version
 from edge_vqa.bundles.template import CONTROL, Vocabulary, render
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import bindings
 
 OTHER = "give the mmproj that belongs to it"
 # clip.projector_type -> Hugging Face's model_type, what its chat template writes for a picture, what its processor puts around
@@ -160,9 +160,18 @@ def projector_of(vision: Header) -> str:
     return str(data.get("clip.projector_type") or data.get("clip.vision.projector_type") or "mlp")
 
 
+def _is_known(projector: str) -> bool:
+    """Whether llama.cpp's vision towers have a projector of that name: it is among the strings of their library."""
+    package = importlib.util.find_spec("llama_cpp")
+    assert package is not None and package.origin is not None
+    names = ("libmtmd.so", "libmtmd.dylib", "mtmd.dll")
+    found = [path for name in names for path in Path(package.origin).parent.glob(f"lib/{name}")]
+    return not found or (projector.isascii() and projector.encode() + b"\0" in found[0].read_bytes())
+
+
 def _check_pair(lm: Header, vision: Header, projector: str) -> None:
     """Raises EdgeVqaError for a tower that this llama.cpp does not know, or that was made for another LM."""
-    if not bindings.knows_projector(projector):
+    if not _is_known(projector):
         raise EdgeVqaError(
             f"the installed llama.cpp ({llama_cpp_version()}) knows no projector {projector!r}",
             "pip install --upgrade llama-cpp-python, or use another model",

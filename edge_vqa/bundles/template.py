@@ -54,20 +54,7 @@ def render(
     that takes its place; None: llama.cpp writes what goes around a picture itself, and the picture stands right before the
     question, as in its own command line tool. several: whether the model takes more than one picture a question.
     """
-    question: list[dict[str, str]] = [{"type": "text", "text": _QUESTION}]
-    content: Any
-    if image_token is not None:
-        content, mark = [{"type": "image"}, *question], image_token
-        text = _apply(words, content)
-    else:
-        content, mark = _PICTURE + _QUESTION, _PICTURE
-        try:
-            text = _apply(words, content)
-        except EdgeVqaError:
-            text = ""
-        if text.count(_PICTURE) != 1:  # a template that takes lists only
-            content = [{"type": "text", "text": content}]
-            text = _apply(words, content)
+    text, content, mark = _written(words, image_token)
     if text.count(mark) != 1 or text.count(_QUESTION) != 1 or text.index(mark) > text.index(_QUESTION):
         raise EdgeVqaError(
             "the chat template does not put one picture before the question", "give another with --chat-template"
@@ -78,13 +65,7 @@ def render(
     lead, tail = rest.split(_QUESTION)
     if words.starts_with_bos and "bos" in words.special and words.tokens[words.special["bos"]] not in text:
         before = words.tokens[words.special["bos"]] + before
-    # marks that a file calls user-defined too: llama.cpp takes some of them, as <turn|>, for control tokens
-    control = [
-        token
-        for token, kind in zip(words.tokens, words.types, strict=True)
-        if kind == CONTROL or (kind == USER_DEFINED and token[:1] + token[-1:] in ("<>", "[]"))
-    ]
-    special = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
+    special = _special(words)
     # The plain text right before and behind the question is tokenised together with it: `between` ends with the last
     # special token before the question, `after` begins with the first one behind it.
     ends = [found.end() for found in special.finditer(lead)]
@@ -109,6 +90,34 @@ def render(
     except ValueError as error:
         raise EdgeVqaError(str(error), "choose another value") from None
     return prompt
+
+
+def _written(words: Vocabulary, image_token: str | None) -> tuple[str, Any, str]:
+    """What the template writes for a picture and a question, what it was given, and what stands for the picture."""
+    question: list[dict[str, str]] = [{"type": "text", "text": _QUESTION}]
+    content: Any
+    if image_token is not None:
+        content = [{"type": "image"}, *question]
+        return _apply(words, content), content, image_token
+    content = _PICTURE + _QUESTION
+    try:
+        text = _apply(words, content)
+    except EdgeVqaError:
+        text = ""
+    if text.count(_PICTURE) != 1:  # a template that takes lists only
+        content = [{"type": "text", "text": content}]
+        text = _apply(words, content)
+    return text, content, _PICTURE
+
+
+def _special(words: Vocabulary) -> re.Pattern[str]:
+    """Control tokens, and marks that a file calls user-defined: llama.cpp takes some of them, as <turn|>, for control too."""
+    control = [
+        token
+        for token, kind in zip(words.tokens, words.types, strict=True)
+        if kind == CONTROL or (kind == USER_DEFINED and token[:1] + token[-1:] in ("<>", "[]"))
+    ]
+    return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
 
 
 def _thinking(words: Vocabulary, text: str, after: str, content: Any) -> Thinking | None:

@@ -149,12 +149,6 @@ def ggml() -> ctypes.CDLL:
     return _ggml
 
 
-def knows_projector(name: str) -> bool:
-    """Whether llama.cpp's vision towers have a projector of that name: it is among the strings of their library."""
-    _, mtmd = load()
-    return name.isascii() and name.encode() + b"\0" in Path(str(mtmd._libmtmd._name)).read_bytes()
-
-
 def set_verbose(verbose: bool) -> None:
     """Let llama.cpp's own log through to stderr."""
     global _verbose
