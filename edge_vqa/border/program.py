@@ -21,11 +21,22 @@ class _Interrupted(BaseException):
     raised = False  # for those who turn it into something else, as a native module does while it is imported
 
 
+# functions that others call and from which no exception comes out: what llama.cpp calls, by ctypes, and the import system's own
+CALLED_BACK = ("log", "_before_node", "_node")
+
+
+def _swallows(frame: FrameType) -> bool:
+    code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+    if code.co_name == "cb":  # of a weak reference to a module's lock
+        return code.co_filename.startswith("<frozen importlib")
+    return code.co_name in CALLED_BACK and module.startswith("edge_vqa.")
+
+
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise _Interrupted, but never inside llama.cpp's log callback: ctypes would swallow it. Then a moment later."""
+    """Raise _Interrupted, but never where it would be swallowed. Then a moment later."""
     inner = frame
     while inner is not None:
-        if inner.f_code.co_name == "log" and inner.f_globals.get("__name__") == "edge_vqa.native.bindings":
+        if _swallows(inner):
             threading.Timer(0.01, _thread.interrupt_main).start()
             return
         inner = inner.f_back

@@ -296,6 +296,7 @@ COMMANDS = [
 def test_ctrl_c_at_once_is_silent(command: tuple[object, ...]) -> None:
     """From the first line of ours on. Before it Python itself starts, whose own handler shows a traceback; earlier still
     nothing handles the signal, and it ends the process as it ends any (-SIGINT, which a shell calls 130)."""
+    ours = 0
     for wait in range(30, 130, 10):
         process = subprocess.Popen(
             [PROGRAMS / str(command[0]), *map(str, command[1:])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -303,5 +304,9 @@ def test_ctrl_c_at_once_is_silent(command: tuple[object, ...]) -> None:
         time.sleep(wait / 1000)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
+        if "KeyboardInterrupt" in err and "edge_vqa/" not in err:  # on a busy machine it takes longer to start
+            continue
         assert "Traceback" not in err, (wait, err)
         assert process.returncode in (0, 130, -signal.SIGINT), (wait, process.returncode, err)
+        ours += process.returncode in (0, 130)
+    assert ours, "no signal came late enough to be ours"
