@@ -381,6 +381,6 @@ def render(manifest: Manifest) -> str:
         (data["prompt"], "thinking"),
         (data["runtime"]["preprocessing"], "row_ends"),
     ):
-        if not part[key] and part[key] != "":
+        if part[key] in (None, 0):
             del part[key]
     return as_json(data, indent=2) + "\n"

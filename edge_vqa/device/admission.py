@@ -14,20 +14,16 @@ from pathlib import Path
 
 from edge_vqa.border import child
 from edge_vqa.border.whole import write_bytes
-from edge_vqa.bundles import claims, gguf_file, onnx_file, store
+from edge_vqa.bundles import claims, onnx_file, store
 from edge_vqa.bundles.manifest import BACKENDS, llama_cpp_version
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.device import memory
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.llm.llama import N_BATCH
 from edge_vqa.native import bindings, trial
 
 AGAIN = "download or convert it again"
 SECONDS, BYTES_A_SECOND = 30.0, 4 * 10**6  # of a trial: to begin with, and for the size of its files
 SPARE = 256 * 2**20  # bytes beyond those that the files' size explains
-# architectures for whose graphs llama.cpp's scheduler asks for 40 nodes a token of a batch, most of which it never touches
-MANY_NODES = ("qwen35", "qwen35moe", "qwen3next", "kimi-linear", "minimax-01", "minimax-m3")
-NODE_BYTES = 60 * 368  # 30 inputs of a split, twice, each a tensor's head
 MOST_TOKENS = 32_768  # that a picture may take
 
 trying = False  # in the trial itself
@@ -39,10 +35,11 @@ def admit(bundle: Bundle) -> None:
         return
     check(bundle)
     library = bindings.library()
-    planned = max(memory.plan(bundle, need).total for need in _needs(bundle))
+    plans = [memory.plan(bundle, need) for need in _needs(bundle)]
+    allowed = max(2 * plan.total + plan.untouched for plan in plans) + SPARE
     request = {"bundle": str(bundle.folder), "library": asdict(library)}
     seconds = SECONDS + bundle.bytes / BYTES_A_SECOND
-    ended = child.run(trial.CHILD, request, seconds=seconds, memory=2 * planned + SPARE + _untouched(bundle))
+    ended = child.run(trial.CHILD, request, seconds=seconds, memory=allowed)
     if not ended.started:
         raise EdgeVqaError(
             f"{bundle.name} was not run here before, and {ended.reason} to try it", "allow processes, or use another bundle"
@@ -54,12 +51,6 @@ def admit(bundle: Bundle) -> None:
         doing = ended.lines[-1] if ended.lines else "starting"
         raise EdgeVqaError(f"{bundle.name} does not work here: {ended.reason} while {doing}", AGAIN)
     keep(bundle)
-
-
-def _untouched(bundle: Bundle) -> int:
-    """Bytes that llama.cpp asks for and leaves alone."""
-    many = gguf_file.read(bundle.files["lm"]).metadata.get("general.architecture") in MANY_NODES
-    return 40 * N_BATCH * NODE_BYTES if many else 0
 
 
 def is_known(bundle: Bundle) -> bool:

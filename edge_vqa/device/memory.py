@@ -16,6 +16,9 @@ BASE = 90 * 10**6  # Python, NumPy, Pillow, both run-times, the Selector
 # ggml types that llama.cpp (ggml-cpu/repack.cpp) lays out anew: q4_0, q2_k, q4_k, iq4_nl, mxfp4; on ARM q8_0, q5_k, q6_k too
 LAID_OUT = frozenset({2, 10, 12, 20, 39})
 LAID_OUT_ON_ARM = LAID_OUT | {8, 13, 14}
+# architectures for whose graphs llama.cpp's scheduler asks for 40 nodes a token of a batch, most of which it never touches
+MANY_NODES = ("qwen35", "qwen35moe", "qwen3next", "kimi-linear", "minimax-01", "minimax-m3")
+NODE_BYTES = 60 * 368  # 30 inputs of a split, twice, each a tensor's head
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Plan:
     kv: int
     compute: int
     context: int  # tokens
+    untouched: int = 0  # asked for and left alone: no part of the total
 
     @property
     def total(self) -> int:
@@ -86,6 +90,7 @@ def plan(bundle: Bundle, need: Need) -> Plan:
         kv=cells * padded * block_bytes // block,
         compute=compute,
         context=context,
+        untouched=40 * N_BATCH * NODE_BYTES if kind in MANY_NODES else 0,
     )
 
 

@@ -285,20 +285,18 @@ class Llama:
         return prefilled - began, time.perf_counter() - prefilled
 
     def _decode(self, n: int) -> None:
-        self._batch.n_tokens = n
-        status: int = self._llama.llama_decode(self._context, self._batch)
-        if status != 0:
-            raise EdgeVqaError(
-                f"llama.cpp could not decode (status {status}; {bindings.last_complaint() or 'no reason given'})",
-                "run with --verbose to see why",
-            )
+        self._run("decode", n)
 
     def _encode(self, n: int) -> None:
+        self._run("encode", n)
+
+    def _run(self, verb: str, n: int) -> None:
+        """llama_decode or llama_encode the batch's first n tokens."""
         self._batch.n_tokens = n
-        status: int = self._llama.llama_encode(self._context, self._batch)
+        status: int = getattr(self._llama, f"llama_{verb}")(self._context, self._batch)
         if status != 0:
             raise EdgeVqaError(
-                f"llama.cpp could not encode (status {status}; {bindings.last_complaint() or 'no reason given'})",
+                f"llama.cpp could not {verb} (status {status}; {bindings.last_complaint() or 'no reason given'})",
                 "run with --verbose to see why",
             )
 

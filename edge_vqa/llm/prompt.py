@@ -52,6 +52,10 @@ def clean_question(question: str) -> str:
     return folded
 
 
+# methods of preprocessing that show one picture, the same at every detail
+WHOLE = {"longest": stretched, "square": squared, "pad": padded, "whole": overview, "crop": crop}
+
+
 def picture_pieces(picture: Picture, detail: str, prompt: Prompt, preprocessing: Preprocessing) -> list[Piece]:
     """The prefix: everything up to the question's own text."""
     if detail not in DETAILS:
@@ -73,23 +77,17 @@ def _one(picture: Picture, detail: str, prompt: Prompt, preprocessing: Preproces
     """What is shown of one picture, from `before` on and with `between` behind it."""
     if preprocessing.method == "tiles":
         pieces = _tiles(picture, detail, prompt, preprocessing)
-    elif preprocessing.method == "dynamic":
-        pieces = [Text(prompt.before, True), Tile(fitted(picture, detail, preprocessing))]
-    elif preprocessing.method == "longest":
-        pieces = [Text(prompt.before, True), Tile(stretched(picture, preprocessing))]
-    elif preprocessing.method == "square":
-        pieces = [Text(prompt.before, True), Tile(squared(picture, preprocessing))]
-    elif preprocessing.method == "pad":
-        pieces = [Text(prompt.before, True), Tile(padded(picture, preprocessing))]
-    elif preprocessing.method == "grid":
-        cut = grid(picture, preprocessing) if detail == "high" else []
-        pieces = [Text(prompt.before, True), *map(Tile, [*cut, squared(picture, preprocessing)])]
-    elif preprocessing.method == "whole":
-        pieces = [Text(prompt.before, True), Tile(overview(picture, preprocessing))]
-    elif preprocessing.method == "crop":
-        pieces = [Text(prompt.before, True), Tile(crop(picture, preprocessing))]
     else:
-        pieces = [Text(prompt.before, True), Tile(shrunk(picture, detail, preprocessing))]
+        if preprocessing.method in WHOLE:
+            cut = [WHOLE[preprocessing.method](picture, preprocessing)]
+        elif preprocessing.method == "grid":
+            squares = grid(picture, preprocessing) if detail == "high" else []
+            cut = [*squares, squared(picture, preprocessing)]
+        elif preprocessing.method == "dynamic":
+            cut = [fitted(picture, detail, preprocessing)]
+        else:
+            cut = [shrunk(picture, detail, preprocessing)]
+        pieces = [Text(prompt.before, True), *map(Tile, cut)]
     return [*pieces, Text(prompt.between, True)] if prompt.between else pieces
 
 
