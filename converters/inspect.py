@@ -124,7 +124,7 @@ def _gguf(path: Path) -> Section:
     prefix = "clip.vision" if tower else str(data.get("general.architecture"))
     facts = {"file": f"{path.name}, {path.stat().st_size / 1e6:.2f} MB", "name": str(data.get("general.name", "?"))}
     if tower:
-        facts["projector"] = str(data.get("clip.projector_type", "?"))
+        facts["projector"] = ready.projector_of(header)
         facts["tower"] = _listed(data, prefix, TOWER_KEYS)
     else:
         facts["architecture"] = str(data.get("general.architecture", "?"))

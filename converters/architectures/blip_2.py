@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.architectures import Plan, Rule, biased, t5
+from converters.architectures import Plan, Rule, biased, idefics3, t5
 from converters.architectures.qwen2_vl import MEAN, STD
 from converters.architectures.text import args_of, is_tied, llama_plan_parts, text_metadata, text_rules
 from edge_vqa.bundles.manifest import Preprocessing
@@ -26,17 +26,14 @@ TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class VisionArgs:
+class VisionArgs(idefics3.VisionArgs):
     """With the defaults of `transformers`' Blip2VisionConfig."""
 
     hidden_size: int = 1408
     intermediate_size: int = 6144
     num_hidden_layers: int = 39
-    num_attention_heads: int = 16
-    image_size: int = 224
     patch_size: int = 14
     hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.architectures import Plan, Rule, Tensor
+from converters.architectures import Plan, Rule, Tensor, biased
 from converters.architectures.text import TextArgs, args_of, is_tied, text_metadata, text_of, text_rules
 from edge_vqa.bundles.manifest import Preprocessing
 from edge_vqa.bundles.ready import HIGH_TOKENS, LOW_TOKENS
@@ -25,17 +25,26 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True)
 class VisionArgs:
-    """The ViT part of config.json, with the defaults of `transformers`' Qwen2VLVisionConfig."""
+    """The ViT part of config.json, in the words of later versions."""
 
     depth: int = 32
-    embed_dim: int = 1280
-    hidden_size: int = 3584
+    hidden_size: int = 1280
     hidden_act: str = "quick_gelu"
-    mlp_ratio: int = 4
+    intermediate_size: int = 5120
     num_heads: int = 16
     patch_size: int = 14
     spatial_merge_size: int = 2
     temporal_patch_size: int = 2
+    out_hidden_size: int = 3584
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What this version has other words for, with the defaults of `transformers`' Qwen2VLVisionConfig."""
+
+    embed_dim: int = 1280
+    hidden_size: int = 3584
+    mlp_ratio: int = 4
 
 
 def third(index: int, rows: int) -> Any:
@@ -52,28 +61,30 @@ def frame(index: int) -> Any:
     return change
 
 
-def tower_rules(layers: int, hidden: int, patch_size: int, merged: int, out: int, *, norm_biases: bool) -> dict[str, Rule]:
-    """Everything of the tower but its MLPs: patches, attention, norms, merger. merged: width of 2 x 2 patches side by side."""
-    kernel = (hidden, 3, 2, patch_size, patch_size)
-    rules = {
-        "v.patch_embd.weight": Rule("visual.patch_embed.proj.weight", kernel, frame(0), (hidden, 3, *kernel[3:])),
-        "v.patch_embd.weight.1": Rule("visual.patch_embed.proj.weight", kernel, frame(1), (hidden, 3, *kernel[3:])),
-        "v.post_ln.weight": Rule("visual.merger.ln_q.weight", (hidden,)),
-        "mm.0.weight": Rule("visual.merger.mlp.0.weight", (merged, merged)),
-        "mm.0.bias": Rule("visual.merger.mlp.0.bias", (merged,)),
-        "mm.2.weight": Rule("visual.merger.mlp.2.weight", (out, merged)),
-        "mm.2.bias": Rule("visual.merger.mlp.2.bias", (out,)),
+def patch_rules(v: VisionArgs) -> dict[str, Rule]:
+    """The patches' convolution over two frames: llama.cpp has one for each."""
+    source, kernel = "visual.patch_embed.proj.weight", (v.hidden_size, 3, 2, v.patch_size, v.patch_size)
+    return {
+        f"v.patch_embd.weight{end}": Rule(source, kernel, frame(i), (v.hidden_size, 3, *kernel[3:]))
+        for i, end in enumerate(("", ".1"))
     }
+
+
+def tower_rules(v: VisionArgs, *, norm_biases: bool) -> dict[str, Rule]:
+    """Everything of the tower but its MLPs: patches, attention, norms, merger of 2 x 2 patches side by side."""
+    hidden, merged = v.hidden_size, 4 * v.hidden_size
+    rules = patch_rules(v) | {"v.post_ln.weight": Rule("visual.merger.ln_q.weight", (hidden,))}
+    rules |= biased("mm.0", "visual.merger.mlp.0", merged, merged)
+    rules |= biased("mm.2", "visual.merger.mlp.2", v.out_hidden_size, merged)
     if norm_biases:
         rules["v.post_ln.bias"] = Rule("visual.merger.ln_q.bias", (hidden,))
-    for i in range(layers):
+    for i in range(v.depth):
         layer, block = f"visual.blocks.{i}", f"v.blk.{i}"
         for part, short in enumerate("qkv"):
             fused, cut = f"{layer}.attn.qkv", third(part, hidden)
             rules[f"{block}.attn_{short}.weight"] = Rule(f"{fused}.weight", (3 * hidden, hidden), cut, (hidden, hidden))
             rules[f"{block}.attn_{short}.bias"] = Rule(f"{fused}.bias", (3 * hidden,), cut, (hidden,))
-        rules[f"{block}.attn_out.weight"] = Rule(f"{layer}.attn.proj.weight", (hidden, hidden))
-        rules[f"{block}.attn_out.bias"] = Rule(f"{layer}.attn.proj.bias", (hidden,))
+        rules |= biased(f"{block}.attn_out", f"{layer}.attn.proj", hidden, hidden)
         for number in (1, 2):
             rules[f"{block}.ln{number}.weight"] = Rule(f"{layer}.norm{number}.weight", (hidden,))
             if norm_biases:
@@ -115,44 +126,44 @@ def preprocessing(preprocessor: dict[str, Any], patch_size: int, merge: int) -> 
     )
 
 
-def tower_metadata(
-    preprocessor: dict[str, Any], *, layers: int, hidden: int, inner: int, heads: int, out: int
-) -> dict[str, Any]:
-    """clip.vision keys of both versions."""
+def tower_metadata(preprocessor: dict[str, Any], v: VisionArgs) -> dict[str, Any]:
+    """clip.vision keys of all versions."""
     return {
-        "clip.vision.embedding_length": hidden,
-        "clip.vision.feed_forward_length": inner,
-        "clip.vision.block_count": layers,
-        "clip.vision.attention.head_count": heads,
+        "clip.vision.patch_size": v.patch_size,
+        "clip.vision.embedding_length": v.hidden_size,
+        "clip.vision.feed_forward_length": v.intermediate_size,
+        "clip.vision.block_count": v.depth,
+        "clip.vision.attention.head_count": v.num_heads,
         "clip.vision.attention.layer_norm_epsilon": 1e-6,
-        "clip.vision.projection_dim": out,
+        "clip.vision.projection_dim": v.out_hidden_size,
         "clip.vision.image_size": 560,  # of llama.cpp's warm-up; pictures come in any size
         "clip.vision.image_mean": [float(v) for v in preprocessor.get("image_mean", MEAN)],
         "clip.vision.image_std": [float(v) for v in preprocessor.get("image_std", STD)],
     }
 
 
-def refuse_unfit(merge: int, frames: int, act: str, wanted: str) -> None:
-    if (merge, frames, act) != (2, 2, wanted):
+def refuse_unfit(v: VisionArgs, act: str) -> None:
+    if (v.spatial_merge_size, v.temporal_patch_size, v.hidden_act) != (2, 2, act):
         raise EdgeVqaError(
-            f"merge size {merge}, {frames} frames a patch and activation {act} of the vision tower are not supported",
+            f"merge size {v.spatial_merge_size}, {v.temporal_patch_size} frames a patch and activation {v.hidden_act} "
+            "of the vision tower are not supported",
             "use an original checkpoint",
         )
 
 
 def plan_of(
-    config: dict[str, Any], preprocessor: dict[str, Any], patch_size: int, vision: dict[str, Rule], metadata: dict[str, Any],
+    config: dict[str, Any], preprocessor: dict[str, Any], v: VisionArgs, rules: dict[str, Rule], metadata: dict[str, Any],
     kind: str = "qwen2",
 ) -> Plan:  # fmt: skip
-    """What all versions share, around the tower's tensors and metadata. kind: of the LM."""
+    """What all versions share, around the tower's tensors and what is its own of metadata. kind: of the LM."""
     text, lm_metadata, tied = text_parts(config, f"{kind}vl")
     return Plan(
         lm=text_rules(text, "model", "lm_head.weight", kind=kind),
-        vision=vision,
+        vision=rules,
         lm_metadata=lm_metadata,
-        vision_metadata=metadata,
+        vision_metadata=tower_metadata(preprocessor, v) | metadata,
         vocabulary=text.vocab_size,
-        preprocessing=preprocessing(preprocessor, patch_size, 2),
+        preprocessing=preprocessing(preprocessor, v.patch_size, 2),
         required_tokens=("<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
         optional=frozenset({"lm_head.weight"} if tied else ()),
         renamed=(("model.language_model.", "model."), ("model.visual.", "visual.")),
@@ -161,26 +172,14 @@ def plan_of(
 
 def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     """config.json and preprocessor_config.json -> what goes where."""
-    vision: VisionArgs = args_of(VisionArgs, config.get("vision_config") or {})
-    refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "quick_gelu")
-    hidden, inner = vision.embed_dim, vision.embed_dim * vision.mlp_ratio
-    rules = tower_rules(vision.depth, hidden, vision.patch_size, hidden * 4, vision.hidden_size, norm_biases=True)
+    raw = config.get("vision_config") or {}
+    widths: Widths = args_of(Widths, raw)
+    named = {"hidden_size": widths.embed_dim, "out_hidden_size": widths.hidden_size}
+    vision: VisionArgs = args_of(VisionArgs, raw | named | {"intermediate_size": widths.embed_dim * widths.mlp_ratio})
+    refuse_unfit(vision, "quick_gelu")
+    rules = tower_rules(vision, norm_biases=True)
     for i in range(vision.depth):
         layer, block = f"visual.blocks.{i}.mlp", f"v.blk.{i}"
-        rules[f"{block}.ffn_up.weight"] = Rule(f"{layer}.fc1.weight", (inner, hidden))
-        rules[f"{block}.ffn_up.bias"] = Rule(f"{layer}.fc1.bias", (inner,))
-        rules[f"{block}.ffn_down.weight"] = Rule(f"{layer}.fc2.weight", (hidden, inner))
-        rules[f"{block}.ffn_down.bias"] = Rule(f"{layer}.fc2.bias", (hidden,))
-    metadata = {
-        "clip.projector_type": "qwen2vl_merger",
-        "clip.vision.patch_size": vision.patch_size,
-        **tower_metadata(
-            preprocessor,
-            layers=vision.depth,
-            hidden=hidden,
-            inner=inner,
-            heads=vision.num_heads,
-            out=vision.hidden_size,
-        ),
-    }
-    return plan_of(config, preprocessor, vision.patch_size, rules, metadata)
+        rules |= biased(f"{block}.ffn_up", f"{layer}.fc1", vision.intermediate_size, vision.hidden_size)
+        rules |= biased(f"{block}.ffn_down", f"{layer}.fc2", vision.hidden_size, vision.intermediate_size)
+    return plan_of(config, preprocessor, vision, rules, {"clip.projector_type": "qwen2vl_merger"})

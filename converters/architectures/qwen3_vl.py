@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from converters.architectures import Plan, Rule, biased
-from converters.architectures.qwen2_vl import frame, plan_of, refuse_unfit, tower_metadata
+from converters.architectures import Plan, Rule, biased, qwen2_vl
+from converters.architectures.qwen2_vl import patch_rules, plan_of, refuse_unfit
 from converters.architectures.text import args_of
 from edge_vqa.errors import EdgeVqaError
 
@@ -19,32 +19,24 @@ STATISTICS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}  # where preproce
 
 
 @dataclass(frozen=True)
-class VisionArgs:
+class VisionArgs(qwen2_vl.VisionArgs):
     """The ViT part of config.json, with the defaults of `transformers`' Qwen3VLVisionConfig."""
 
     depth: int = 27
     hidden_size: int = 1152
     hidden_act: str = "gelu_pytorch_tanh"
     intermediate_size: int = 4304
-    num_heads: int = 16
     patch_size: int = 16
-    spatial_merge_size: int = 2
-    temporal_patch_size: int = 2
-    out_hidden_size: int = 3584
     num_position_embeddings: int = 2304
 
 
 def tower_rules(v: VisionArgs, deep: list[int]) -> dict[str, Rule]:
     """deep: layers whose features the LM gets."""
     hidden, inner, merged, out = v.hidden_size, v.intermediate_size, 4 * v.hidden_size, v.out_hidden_size
-    kernel, source = (hidden, 3, 2, v.patch_size, v.patch_size), "visual.patch_embed.proj"
-    rules = {
-        "v.patch_embd.weight": Rule(f"{source}.weight", kernel, frame(0), (hidden, 3, *kernel[3:])),
-        "v.patch_embd.weight.1": Rule(f"{source}.weight", kernel, frame(1), (hidden, 3, *kernel[3:])),
-        "v.patch_embd.bias": Rule(f"{source}.bias", (hidden,)),
+    rules = patch_rules(v) | {
+        "v.patch_embd.bias": Rule("visual.patch_embed.proj.bias", (hidden,)),
         "v.position_embd.weight": Rule("visual.pos_embed.weight", (v.num_position_embeddings, hidden)),
     }
-
     mergers = {f"visual.deepstack_merger_list.{number}": [f"v.deepstack.{i}.{part}" for part in ("norm", "fc1", "fc2")]
                for number, i in enumerate(deep)}  # fmt: skip
     for source, (norm, first, second) in {"visual.merger": ["v.post_ln", "mm.0", "mm.2"], **mergers}.items():
@@ -67,7 +59,7 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     raw = dict(config.get("vision_config") or {})
     deep = raw.pop("deepstack_visual_indexes", [8, 16, 24])
     vision: VisionArgs = args_of(VisionArgs, raw)
-    refuse_unfit(vision.spatial_merge_size, vision.temporal_patch_size, vision.hidden_act, "gelu_pytorch_tanh")
+    refuse_unfit(vision, "gelu_pytorch_tanh")
     side = math.isqrt(vision.num_position_embeddings)
     if side**2 != vision.num_position_embeddings or deep != sorted(set(deep) & set(range(vision.depth))):
         raise EdgeVqaError(
@@ -77,20 +69,11 @@ def plan(config: dict[str, Any], preprocessor: dict[str, Any]) -> Plan:
     metadata = {
         "clip.projector_type": "qwen3vl_merger",
         "clip.use_gelu": True,
-        "clip.vision.patch_size": vision.patch_size,
         "clip.vision.spatial_merge_size": vision.spatial_merge_size,
-        **tower_metadata(
-            STATISTICS | preprocessor,
-            layers=vision.depth,
-            hidden=vision.hidden_size,
-            inner=vision.intermediate_size,
-            heads=vision.num_heads,
-            out=vision.out_hidden_size,
-        ),
         "clip.vision.image_size": side * vision.patch_size,
         "clip.vision.is_deepstack_layers": [i in deep for i in range(vision.depth)],
     }
-    made = plan_of(config, preprocessor, vision.patch_size, tower_rules(vision, deep), metadata, "qwen3")
+    made = plan_of(config, STATISTICS | preprocessor, vision, tower_rules(vision, deep), metadata, "qwen3")
     if len(deep) >= made.lm_metadata["qwen3vl.block_count"]:
         raise EdgeVqaError("the vision tower has features for all layers of the LM", "use an original checkpoint")
     return replace(made, lm_metadata=made.lm_metadata | {"qwen3vl.n_deepstack_layers": len(deep)})

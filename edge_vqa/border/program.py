@@ -21,15 +21,14 @@ class _Interrupted(BaseException):
     raised = False  # for those who turn it into something else, as a native module does while it is imported
 
 
-# functions that others call and from which no exception comes out: what llama.cpp calls, by ctypes, and the import system's own
-CALLED_BACK = ("log", "_before_node", "_node")
+CALLED_BACK = ("log", "watch")  # functions of `edge_vqa.native` that llama.cpp calls, by ctypes: no exception comes out of them
 
 
 def _swallows(frame: FrameType) -> bool:
     code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-    if code.co_name == "cb":  # of a weak reference to a module's lock
+    if code.co_name == "cb":  # the import system's, of a weak reference to a module's lock
         return code.co_filename.startswith("<frozen importlib")
-    return code.co_name in CALLED_BACK and module.startswith("edge_vqa.")
+    return code.co_name in CALLED_BACK and module.startswith("edge_vqa.native.")
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

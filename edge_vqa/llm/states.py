@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from edge_vqa.native import bindings
-from edge_vqa.native.tensor import Tensor
+from edge_vqa.native.graph import Tensor, Watcher
 
 ARCHITECTURES = (b"lfm2", b"lfm2moe")
 _NAME = b"result_norm"  # of the node that the output matrix is applied to
 
 
-class LastStates:
-    """`callback` is for a context's `cb_eval`; it must live as long as the context."""
+class LastStates(Watcher):
+    """See `Watcher`."""
 
     def __init__(self, width: int) -> None:
-        llama, _ = bindings.load()
-        self._ggml, self._width = bindings.ggml(), width
+        super().__init__()
+        self._width = width
         self._rows: list[npt.NDArray[np.float32]] | None = None
-        self.callback = llama.ggml_backend_sched_eval_callback(self._node)
 
     def begin(self) -> None:
         """From here on rows are kept."""
@@ -32,12 +28,12 @@ class LastStates:
         rows, self._rows = self._rows or [], None
         return np.concatenate(rows)
 
-    def _node(self, address: Any, ask: bool, _: Any) -> bool:
-        """Called with `ask` before each node: whether to stop behind it; and then again, when it is there."""
-        if self._rows is None or self._ggml.ggml_get_name(address) != _NAME:
-            return not ask
-        if not ask:
-            made = np.empty((Tensor.from_address(int(address)).ne[1], self._width), np.float32)
-            self._ggml.ggml_backend_tensor_get(address, made.ctypes.data, 0, made.nbytes)
-            self._rows.append(made)
-        return True
+    def before(self, address: int, node: Tensor) -> bool:
+        """See `Watcher`."""
+        return self._rows is not None and self.name(address) == _NAME
+
+    def behind(self, address: int, node: Tensor) -> None:
+        """See `Watcher`."""
+        assert self._rows is not None
+        self._rows.append(np.empty((node.ne[1], self._width), np.float32))
+        self.read(address, self._rows[-1])

@@ -9,21 +9,18 @@ alone, and so is a tower without one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import bindings
-from edge_vqa.native.tensor import Tensor
+from edge_vqa.native.graph import Tensor, Watcher
 
 _CLASS = b"v.class_embd"
 
 
-class ClassTokenOrder:
-    """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
+class ClassTokenOrder(Watcher):
+    """See `Watcher`; one of the `MENDS`."""
 
     @staticmethod
     def concerns(header: Header) -> bool:
@@ -31,37 +28,29 @@ class ClassTokenOrder:
         return _CLASS.decode() in header.tensors and "mm.0.weight" in header.tensors
 
     def __init__(self, header: Header) -> None:
-        llama, _ = bindings.load()
-        self._ggml = bindings.ggml()
+        super().__init__()
         self._behind = False  # the class token was appended in the graph that is about to run
         self._first = False  # or put in front
         self._written: set[str] = set()
-        self.callback = llama.ggml_backend_sched_eval_callback(self._before_node)
 
-    def _before_node(self, address: Any, ask: bool, _: Any) -> bool:
-        """Called with `ask` for every node before it runs; False lets llama.cpp run on without stopping at it."""
-        if not ask:
-            return True
-        sources = [int(s) for s in Tensor.from_address(int(address)).src[:2] if s]
+    def before(self, address: int, node: Tensor) -> bool:
+        """See `Watcher`."""
+        sources = [int(s) for s in node.src[:2] if s]
         if len(sources) == 2:
-            names = [self._ggml.ggml_get_name(source) for source in sources]
+            names = [self.name(source) for source in sources]
             if names[1] == _CLASS:
                 self._behind, self._written = True, set()
             self._first = self._first or names[0] == _CLASS
             if self._behind and names[1].endswith((b"positions", b"positions#0")):
                 n = int(Tensor.from_address(sources[1]).ne[0])
-                self._write("positions", sources[1], np.array([*range(1, n), 0], np.int32))
+                self._put("positions", sources[1], np.array([*range(1, n), 0], np.int32))
             elif self._behind and names[1].endswith((b"patches", b"patches#0")):
                 n = int(Tensor.from_address(sources[1]).ne[0])
-                self._write("patches", sources[1], np.arange(n, dtype=np.int32))
+                self._put("patches", sources[1], np.arange(n, dtype=np.int32))
         return False
 
-    def _write(self, what: str, tensor: int, values: npt.NDArray[np.int32]) -> None:
-        """Write an index tensor, wherever it lies, and see that it is there."""
-        self._ggml.ggml_backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
-        found = np.empty_like(values)
-        self._ggml.ggml_backend_tensor_get(tensor, found.ctypes.data, 0, found.nbytes)
-        if np.array_equal(found, values):
+    def _put(self, what: str, address: int, values: npt.NDArray[np.int32]) -> None:
+        if self.write(address, values):
             self._written.add(what)
 
     def check(self) -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.ready import lost_gelu, projector_of
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import bindings
-from edge_vqa.native.tensor import Tensor
+from edge_vqa.native.graph import Tensor, Watcher
 
 _GEGLU, _GEGLU_QUICK = 1, 5  # of enum ggml_glu_op (ggml.h)
 _ANTIALIAS = 1 << 9  # of enum ggml_scale_flag
@@ -38,8 +36,8 @@ _CHANGES = (
 )
 
 
-class Parameters:
-    """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
+class Parameters(Watcher):
+    """See `Watcher`; one of the `MENDS`."""
 
     @staticmethod
     def concerns(header: Header) -> bool:
@@ -47,21 +45,18 @@ class Parameters:
         return any(change.concerns(header) for change in _CHANGES)
 
     def __init__(self, header: Header) -> None:
-        llama, _ = bindings.load()
-        self._ggml = bindings.ggml()
+        super().__init__()
         self._change = next(change for change in _CHANGES if change.concerns(header))
         names = [self._ggml.ggml_glu_op_name(op) for op in (_GEGLU, _GEGLU_QUICK)]
         self._right = names == [b"GEGLU", b"GEGLU_QUICK"]  # else the numbers above are another version's
         self._seen = not self._change.always
-        self.callback = llama.ggml_backend_sched_eval_callback(self._before_node)
 
-    def _before_node(self, address: Any, ask: bool, _: Any) -> bool:
-        """Called with `ask` for every node before it runs; False lets llama.cpp run on without stopping at it."""
-        node = Tensor.from_address(int(address))
-        if ask and self._right and self._ggml.ggml_op_name(node.op) == self._change.operator:
+    def before(self, address: int, node: Tensor) -> bool:
+        """See `Watcher`."""
+        if self._right and self.op(node) == self._change.operator:
             node.op_params[0] = self._change.change(node.op_params[0])
             self._seen = True
-        return not ask
+        return False
 
     def check(self) -> None:
         """After a picture was encoded: raises EdgeVqaError where the graph was not seen to be right."""

@@ -8,21 +8,18 @@ the class token first is left alone.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.ready import projector_of
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.native import bindings
-from edge_vqa.native.tensor import Tensor
+from edge_vqa.native.graph import Tensor, Watcher
 
 _CLASS, _POSITIONS = b"v.class_embd", b"v.position_embd.weight"
 
 
-class PositionOrder:
-    """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
+class PositionOrder(Watcher):
+    """See `Watcher`; one of the `MENDS`."""
 
     @staticmethod
     def concerns(header: Header) -> bool:
@@ -31,41 +28,36 @@ class PositionOrder:
         return projector_of(header) == "internvl" and len(shape) == 3
 
     def __init__(self, header: Header) -> None:
-        llama, _ = bindings.load()
-        self._ggml = bindings.ggml()
+        super().__init__()
         self._behind = False  # the class token was appended in the graph that is about to run
         self._right = False  # or put in front, or positions are in their places
-        self.callback = llama.ggml_backend_sched_eval_callback(self._before_node)
 
-    def _before_node(self, address: Any, ask: bool, _: Any) -> bool:
-        """Called with `ask` for every node before it runs; False lets llama.cpp run on without stopping at it."""
-        if ask and not self._right:
-            node = Tensor.from_address(int(address))
-            sources = [int(source) for source in node.src[:2] if source]
-            if self._ggml.ggml_op_name(node.op) == b"CONCAT" and self._is_class(sources[0]):
-                self._right = True
-            elif self._ggml.ggml_op_name(node.op) == b"CONCAT" and self._is_class(sources[1]):
-                self._behind = True
-            elif self._behind:
-                for source in sources:
-                    if self._ggml.ggml_get_name(source) == _POSITIONS:
-                        self._turn(source)
-        return not ask
+    def before(self, address: int, node: Tensor) -> bool:
+        """See `Watcher`."""
+        if self._right:
+            return False
+        sources = [int(source) for source in node.src[:2] if source]
+        if self.op(node) == b"CONCAT" and self._is_class(sources[0]):
+            self._right = True
+        elif self.op(node) == b"CONCAT" and self._is_class(sources[1]):
+            self._behind = True
+        elif self._behind:
+            for source in sources:
+                if self.name(source) == _POSITIONS:
+                    self._turn(source)
+        return False
 
     def _is_class(self, address: int) -> bool:
         """Whether a tensor is the class token, or made of it alone."""
         first = Tensor.from_address(address).src[0]
-        return _CLASS in (self._ggml.ggml_get_name(address), self._ggml.ggml_get_name(first) if first else b"")
+        return _CLASS in (self.name(address), self.name(first) if first else b"")
 
     def _turn(self, address: int) -> None:
-        """Put the first row behind the others, wherever the tensor lies, and see that it is there."""
+        """Put the first row behind the others."""
         tensor = Tensor.from_address(address)
         rows = np.empty((int(tensor.ne[1]), int(tensor.nb[1])), np.uint8)
-        self._ggml.ggml_backend_tensor_get(address, rows.ctypes.data, 0, rows.nbytes)
-        turned = np.roll(rows, -1, 0)
-        self._ggml.ggml_backend_tensor_set(address, turned.ctypes.data, 0, turned.nbytes)
-        self._ggml.ggml_backend_tensor_get(address, rows.ctypes.data, 0, rows.nbytes)
-        self._right = np.array_equal(rows, turned)
+        self.read(address, rows)
+        self._right = self.write(address, np.roll(rows, -1, 0))
 
     def check(self) -> None:
         """After a picture was encoded: raises EdgeVqaError where the graph was not seen to be right."""

@@ -6,18 +6,15 @@ to by 0: where that happens to hold a NaN, the whole picture becomes one. What c
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from edge_vqa.bundles.gguf_file import Header
 from edge_vqa.bundles.ready import ROW_END
-from edge_vqa.native import bindings
-from edge_vqa.native.tensor import Tensor
+from edge_vqa.native.graph import Tensor, Watcher
 
 
-class RowEnds:
-    """`callback` is for mtmd's `cb_eval`; it must live as long as the context."""
+class RowEnds(Watcher):
+    """See `Watcher`; one of the `MENDS`."""
 
     @staticmethod
     def concerns(header: Header) -> bool:
@@ -25,19 +22,15 @@ class RowEnds:
         return ROW_END in header.tensors
 
     def __init__(self, header: Header) -> None:
-        llama, _ = bindings.load()
-        self._ggml = bindings.ggml()
-        self.callback = llama.ggml_backend_sched_eval_callback(self._node)
+        super().__init__()
 
-    def _node(self, address: Any, ask: bool, _: Any) -> bool:
-        """Called with `ask` before a node runs: whether to stop behind it; and then again, when it has run."""
-        node = Tensor.from_address(int(address))
-        if node.op_params[0] != 0 or self._ggml.ggml_op_name(node.op) != b"SCALE":
-            return not ask
-        if not ask:
-            zeros = np.zeros([*node.ne][::-1], np.float32)
-            self._ggml.ggml_backend_tensor_set(address, zeros.ctypes.data, 0, zeros.nbytes)
-        return True
+    def before(self, address: int, node: Tensor) -> bool:
+        """See `Watcher`."""
+        return node.op_params[0] == 0 and self.op(node) == b"SCALE"
+
+    def behind(self, address: int, node: Tensor) -> None:
+        """See `Watcher`."""
+        self.write(address, np.zeros([*node.ne][::-1], np.float32))
 
     def check(self) -> None:
         """There is nothing to look for: a graph that scales nothing by 0 is sound."""
