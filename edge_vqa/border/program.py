@@ -22,31 +22,49 @@ class _Interrupted(BaseException):
 
 
 CALLED_BACK = ("log", "watch")  # functions of `edge_vqa.native` that llama.cpp calls, by ctypes: no exception comes out of them
+AGAIN_SECONDS = 0.2
 
 
-def _swallows(frame: FrameType) -> bool:
-    code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-    if code.co_name == "cb":  # the import system's, of a weak reference to a module's lock
-        return code.co_filename.startswith("<frozen importlib")
-    return code.co_name in CALLED_BACK and module.startswith("edge_vqa.native.")
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether an exception raised here would be lost, and what is computed wrong."""
+    while frame is not None:
+        if frame.f_code.co_name in CALLED_BACK and str(frame.f_globals.get("__name__")).startswith("edge_vqa.native."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _ends() -> bool:
+    """Whether what runs now is run because of Ctrl-C: what closes and keeps things on the way out is left alone."""
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, _Interrupted):
+            return True
+        error = error.__context__
+    return False
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise _Interrupted, but never where it would be swallowed. Then a moment later."""
-    inner = frame
-    while inner is not None:
-        if _swallows(inner):
-            threading.Timer(0.01, _thread.interrupt_main).start()
-            return
-        inner = inner.f_back
-    _Interrupted.raised = True
-    raise _Interrupted
+    """Raise _Interrupted, and see a moment later whether it went through: Python drops what is raised in a finaliser, in the
+    callback of a weak reference, or where a library catches everything."""
+    timer = threading.Timer(AGAIN_SECONDS, _thread.interrupt_main)
+    timer.daemon = True
+    timer.start()
+    if not _ends() and not _swallows(frame):
+        _Interrupted.raised = True
+        raise _Interrupted
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    if not isinstance(unraisable.exc_value, _Interrupted):
+        sys.__unraisablehook__(unraisable)
 
 
 def run(app: Callable[[], object], program: str) -> NoReturn:
     """Run a typer app as a program: an EdgeVqaError becomes one line on stderr and exit status 1, never a traceback."""
     streams.prepare()
     signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _unraisable
     try:
         try:
             app()

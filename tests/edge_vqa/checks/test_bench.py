@@ -133,9 +133,12 @@ def test_an_interrupted_bench_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "part.json"
     command = [sys.executable, "-m", "edge_vqa", "bench", "--repeat", "100000", "-o", str(path)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(8)
-    os.killpg(running.pid, signal.SIGINT)  # as the terminal does
-    _, said = running.communicate(timeout=60)
+    try:
+        time.sleep(8)
+        os.killpg(running.pid, signal.SIGINT)  # as the terminal does
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130 and said.startswith("kept in ") and said.count("\n") == 1, said
     report = bench.read(path)
     assert report.partial and report.figures["cold_start"].n >= 1
