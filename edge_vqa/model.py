@@ -85,7 +85,7 @@ class Model(Session):
         clean_question(question)  # what is wrong with it is said now
 
         def events() -> Generator[Event]:
-            with _Turn(self):
+            with self.turn():
                 self._live = live
                 began = time.perf_counter()
                 picture = open_picture(image)
@@ -93,7 +93,12 @@ class Model(Session):
                 for look in chosen.looks:
                     last, held = look is chosen.looks[-1], []
                     steps = look.session.look(
-                        picture, question, detail=look.detail, gate=chosen.gate, max_tokens=chosen.max_tokens
+                        picture,
+                        question,
+                        detail=look.detail,
+                        gate=chosen.gate,
+                        max_tokens=chosen.max_tokens,
+                        early=chosen.early,
                     )
                     for step in steps:
                         if isinstance(step, Seen):
@@ -123,12 +128,16 @@ class Model(Session):
         chosen = self.plan(**how)
 
         def answers() -> Generator[Answer | EdgeVqaError]:
-            with _Turn(self):
+            with self.turn():
                 self._live = live
                 yield from many.run(self, asked, chosen)
 
         live = answers()
         return live
+
+    def turn(self) -> _Turn:
+        """For a `with` block in which this thread alone may use the session. Raises EdgeVqaError as `ask` does."""
+        return _Turn(self)
 
     def plan(self, **how: Unpack[Asking]) -> Plan:
         """What `ask` will do with these settings. Raises EdgeVqaError for settings that do not work."""
@@ -138,13 +147,13 @@ class Model(Session):
         """Encode a picture once for many questions: `with model.open("photo.jpg") as picture: picture.ask("...")`."""
         look = self.plan(detail=detail).looks[0]
         picture = open_picture(image)
-        with _Turn(self):
+        with self.turn():
             self.show(picture, look.detail)
         return OpenPicture(self, picture, detail)
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:
         """See `Engine.speed`."""
-        with _Turn(self):
+        with self.turn():
             return super().speed(prompt, answer)
 
     def close(self) -> None:

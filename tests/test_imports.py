@@ -27,7 +27,7 @@ HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2
 # Within the runtime: a room (a folder, or a file beside the folders) may import from those before it only
 ROOMS = (
     *("visible", "errors", "metrics", "border", "bundles", "pictures", "native", "trust", "vision", "llm", "answer", "device"),
-    *("session", "model", "checks", "work", "cli", "__main__"),
+    *("session", "model", "checks", "work", "serve", "cli", "__main__"),
 )
 
 

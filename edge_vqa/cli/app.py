@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from edge_vqa import __version__
-from edge_vqa.cli import ask, batch, device, models
+from edge_vqa.cli import ask, batch, device, models, serve
 
 app = typer.Typer(
     name="edge-vqa",
@@ -36,6 +36,6 @@ def common(
     pass
 
 
-for group in (ask, batch, device):
+for group in (ask, batch, serve, device):
     app.add_typer(group.app)
 app.add_typer(models.app, name="models")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -199,6 +199,7 @@ def _show(loading: Loading, asking: Asking, *, stream: bool, json_: bool) -> Sho
 def _tell(events: Iterator[Event], show: Show) -> Answer:
     """Print what comes of a question."""
     from edge_vqa.answer import Token
+    from edge_vqa.work import told
 
     answer: Answer | None = None
     waiting = True
@@ -212,70 +213,12 @@ def _tell(events: Iterator[Event], show: Show) -> Answer:
             terminal.say(event.text.lstrip() if first else event.text, lines=True, end="", flush=True)
     assert answer is not None
     if show.json:
-        terminal.print_json(as_json(answer, show_candidate=show.candidate))
+        terminal.print_json(told.as_object(answer, show_candidate=show.candidate))
         return answer
     if show.stream or (show.final and answer.text is not None):
         terminal.say()
     elif answer.text is not None:
         terminal.say(answer.text, lines=True)
     sys.stdout.flush()
-    terminal.tell(verdict(answer, show_candidate=show.candidate and not show.stream))
+    terminal.tell(told.in_words(answer, show_candidate=show.candidate and not show.stream))
     return answer
-
-
-def verdict(answer: Answer, *, show_candidate: bool = False) -> str:
-    """One line on how the answer was judged."""
-    from edge_vqa.trust.gate import UNFAMILIAR
-
-    guess = f'; the guess was "{answer.candidate}"' if answer.abstained and show_candidate else ""
-    if answer.reason == UNFAMILIAR:
-        return f"not answered: this picture is unlike those that the confidence was calibrated on{guess}"
-    # nobody is sure, and nothing impossible: 1.00 and 0.00 would say so
-    value = (
-        "over 0.99" if answer.confidence >= 0.995 else "below 0.01" if answer.confidence < 0.005 else f"{answer.confidence:.2f}"
-    )
-    confidence = f"confidence {value}"
-    if answer.threshold is None:
-        limit = "always answered (--no-gate)" if not answer.abstained else "no threshold keeps the risk: always abstains"
-    else:
-        sign = "below" if answer.abstained else "at least"
-        limit = f"{sign} {answer.threshold:.2f}"
-        if answer.risk_target is not None:
-            limit += f", the threshold for {answer.risk_target:.0%} risk"
-    note = "; uncalibrated" if not answer.calibrated else "; familiarity uncalibrated" if answer.familiarity is None else ""
-    said = f"not answered: {confidence}" if answer.abstained else confidence
-    return f"{said}, {limit}{note}{guess}"
-
-
-def as_json(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
-    """The object that `ask --json` prints; its keys are a contract."""
-    timings = answer.timings
-    return {
-        "answer": answer.text,
-        "candidate": answer.candidate if show_candidate or not answer.abstained else None,
-        "abstained": answer.abstained,
-        "reason": answer.reason,
-        "confidence": answer.confidence,
-        "confidence_method": answer.confidence_method,
-        "familiarity": answer.familiarity,
-        "threshold": answer.threshold,
-        "risk_target": answer.risk_target,
-        "calibrated": answer.calibrated,
-        "maxprob": answer.maxprob,
-        "model": answer.model,
-        "tokens": [
-            {"text": token.text, "logprob": token.logprob, "entropy": token.entropy}
-            for token in answer.trace.tokens
-            if show_candidate or not answer.abstained
-        ],
-        "timings": {
-            "load_s": timings.load_s,
-            "image_s": timings.image_s,
-            "prompt_s": timings.prompt_s,
-            "decode_s": timings.decode_s,
-            "gate_s": timings.gate_s,
-            "total_s": timings.total_s,
-        },
-        "image_tokens": answer.trace.image_tokens,
-        "prompt_tokens": answer.trace.prompt_tokens,
-    }

@@ -142,17 +142,21 @@ class Loading:
     no_think: NoThinkOption = False
     watch: WatchOption = False
 
-    @contextmanager
-    def loaded(self, *, sequences: int | None = 1) -> Iterator[Model]:
-        """The model, with what the user should know of it on stderr."""
+    def model_for(self, *, sequences: int | None = 1) -> Model:
+        """The model, loaded."""
         from edge_vqa.model import load
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "no_think")}
         if self.no_think:
             given["think"] = 0
         given |= {"memory_limit": self.memory_limit and self.memory_limit * 10**6, "watch": self.watch or None}
+        return load(self.model, sequences=sequences, **given)
+
+    @contextmanager
+    def loaded(self, *, sequences: int | None = 1) -> Iterator[Model]:
+        """The model, with what the user should know of it on stderr."""
         terminal.busy(f"loading {self.model or 'the default model'} ...")
-        with load(self.model, sequences=sequences, **given) as model:
+        with self.model_for(sequences=sequences) as model:
             terminal.busy("")
             told = _warn(model.warnings)
             yield model

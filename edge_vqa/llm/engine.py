@@ -166,12 +166,12 @@ class Engine:
         pictures: Sequence[Sequence[Part]],
         asked: Sequence[tuple[int, Sequence[Text]]],
         max_tokens: int,
-        go_on: Callable[[int, Trace], bool] | None = None,
+        go_on: Callable[[int, TokenTrace, Callable[[], Trace]], bool] | None = None,
     ) -> list[Trace]:
         """Greedy answers to several questions, each on one of the pictures: (number of the picture, question).
 
-        At most as many questions as the engine has sequences, and each picture is asked about. go_on: looks at the trace of a
-        question's first token, and says whether to decode its answer further.
+        At most as many questions as the engine has sequences, and each picture is asked about. go_on: is given each token of
+        a question's answer, with what makes the trace so far, and says whether to decode further.
         """
         self._prefix = self._parts = None
         self.lm.clear()
@@ -184,8 +184,8 @@ class Engine:
             rows = self.lm.step([draft.due for _, draft in live])
             for (number, draft), (logits, state) in zip(live, rows, strict=True):
                 step = draft.take(logits, state)
-                if go_on is not None and step is not None and len(draft.steps) == 1:
-                    draft.done = not go_on(number, draft.trace()) or draft.done
+                if go_on is not None and step is not None:
+                    draft.done = not go_on(number, step, draft.trace) or draft.done
             live = [(number, draft) for number, draft in live if not draft.done]
         return [draft.trace() for draft in drafts]
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edge_vqa.answer import Answer
+from edge_vqa.answer import Answer, Token
 from edge_vqa.device.profile import cores
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.prompt import clean_question
@@ -26,8 +26,9 @@ from edge_vqa.vision.tokens import Part
 
 
 @dataclass
-class _Item:
-    """A question on its way. `answer`: what came of it so far."""
+class Item:
+    """A question on its way. `answer`: what came of it so far. `tell`: is given the tokens of the last look as they come, and
+    says whether anybody waits for more."""
 
     question: str
     picture: Picture | None = None
@@ -35,6 +36,7 @@ class _Item:
     parts: list[Part] | None = None
     image_s: float = 0.0
     answer: Answer | EdgeVqaError | None = None
+    tell: Callable[[Token], bool] | None = None
 
 
 def run(session: Session, asked: Iterable[tuple[ImageSource, str]], plan: Plan) -> Iterator[Answer | EdgeVqaError]:
@@ -42,27 +44,38 @@ def run(session: Session, asked: Iterable[tuple[ImageSource, str]], plan: Plan) 
     first = plan.looks[0]
     ahead = cores() >= session.threads.vision + session.threads.decode
     with closing(_prepared(first, asked, session.sequences, encode=ahead)) as items:
-        for group in _rounds(items, first, plan):
-            _answer(group, first, plan)
-            for look in plan.looks[1:]:
-                again = [item for item in group if isinstance(item.answer, Answer) and item.answer.abstained]
-                # another model, or another detail: from the pixels on, one round after the other
-                for item in again:
-                    assert item.picture is not None
-                    item.key, item.parts = key_of(item.picture, look.detail), None
-                for following in _rounds(iter(again), look, plan):
-                    _answer(following, look, plan)
+        for group in rounds(items, first, plan):
+            answer(group, plan)
             for item in group:
                 assert item.answer is not None
                 yield item.answer
 
 
-def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, *, encode: bool) -> Generator[_Item]:
+def answer(group: list[Item], plan: Plan) -> None:
+    """Ask questions together that fit into one context (`rounds`), and again where the first look abstains."""
+    first, *more = plan.looks
+    _ask(group, first, plan)
+    for look in more:
+        again = [item for item in group if isinstance(item.answer, Answer) and item.answer.abstained]
+        # another model, or another detail: from the pixels on, one round after the other
+        for item in again:
+            assert item.picture is not None
+            item.key, item.parts = key_of(item.picture, look.detail), None
+        for following in rounds(iter(again), look, plan):
+            _ask(following, look, plan)
+
+
+def withdrawn() -> EdgeVqaError:
+    """What comes of a question whose `tell` said that nobody waits for it."""
+    return EdgeVqaError("the question was withdrawn", "ask it again")
+
+
+def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, *, encode: bool) -> Generator[Item]:
     """Items with their picture opened (and encoded), by a thread that is at most `ahead` questions ahead."""
-    ready: queue.Queue[_Item | BaseException | None] = queue.Queue(maxsize=ahead)
+    ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 
-    def put(item: _Item | BaseException | None) -> None:
+    def put(item: Item | BaseException | None) -> None:
         while not stopped.is_set():
             try:
                 return ready.put(item, timeout=0.1)
@@ -75,7 +88,7 @@ def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, 
             for image, question in asked:
                 if stopped.is_set():
                     return
-                item = _Item(question)
+                item = Item(question)
                 try:
                     clean_question(question)
                     began, stamp = time.perf_counter(), _stamp(image)
@@ -116,10 +129,10 @@ def _stamp(image: ImageSource) -> object:
     return str(image), state.st_mtime_ns, state.st_size
 
 
-def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_Item]]:
+def rounds(items: Iterator[Item], look: Look, plan: Plan) -> Iterator[list[Item]]:
     """Items that fit into one context together, in order. Where the longest answer would not, one is alone; one that is too
     long itself carries its error."""
-    group: list[_Item] = []
+    group: list[Item] = []
     taken = 0
     for item in items:
         alone, question = _sized(item, look, plan)
@@ -137,14 +150,14 @@ def _rounds(items: Iterator[_Item], look: Look, plan: Plan) -> Iterator[list[_It
         yield group
 
 
-def _sized(item: _Item, look: Look, plan: Plan) -> tuple[int, int]:
+def _sized(item: Item, look: Look, plan: Plan) -> tuple[int, int]:
     """Cells of the picture, and of question and answer; what cannot be asked is marked, and takes none."""
     if isinstance(item.answer, EdgeVqaError):
         return 0, 0
     began = time.perf_counter()
     try:
-        assert item.picture is not None
         if item.parts is None:
+            assert item.picture is not None
             item.parts = look.session.encode(item.key, item.picture, look.detail)
             item.image_s += time.perf_counter() - began
         picture, question, longest = look.session.cells(item.parts, item.question, plan.max_tokens)
@@ -159,8 +172,8 @@ def _sized(item: _Item, look: Look, plan: Plan) -> tuple[int, int]:
         return 0, 0
 
 
-def _answer(group: list[_Item], look: Look, plan: Plan) -> None:
-    """Ask the questions of a round together. Each takes an equal share of the round's time."""
+def _ask(group: list[Item], look: Look, plan: Plan) -> None:
+    """One look at the questions of a round together. Each takes an equal share of the round's time."""
     began = time.perf_counter()
     asked = [item for item in group if not isinstance(item.answer, EdgeVqaError)]
     if not asked:
@@ -170,11 +183,27 @@ def _answer(group: list[_Item], look: Look, plan: Plan) -> None:
         assert item.parts is not None
         pictures[item.key] = item.parts
     numbers = {key: number for number, key in enumerate(pictures)}
+    left: set[int] = set()
+
+    def tell(number: int, token: Token) -> bool:
+        item = asked[number]
+        if item.tell is not None and not item.tell(token):
+            left.add(number)
+        return number not in left
+
     seen = look.session.look_together(
-        list(pictures.values()), [(numbers[item.key], item.question) for item in asked], plan.gate, plan.max_tokens
+        list(pictures.values()),
+        [(numbers[item.key], item.question) for item in asked],
+        plan.gate,
+        plan.max_tokens,
+        early=plan.early,
+        tell=tell if look is plan.looks[-1] and any(item.tell for item in asked) else None,
     )
     share = (time.perf_counter() - began) / len(asked)
-    for item, (trace, confidence, familiarity) in zip(asked, seen, strict=True):
+    for number, (item, (trace, confidence, familiarity)) in enumerate(zip(asked, seen, strict=True)):
+        if number in left:
+            item.answer = withdrawn()
+            continue
         before = item.answer.timings if isinstance(item.answer, Answer) else Timings()
         spent = replace(before, image_s=item.image_s, decode_s=before.decode_s + share)
         spent = replace(spent, total_s=spent.image_s + spent.decode_s)

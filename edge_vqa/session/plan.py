@@ -21,7 +21,8 @@ class Asking(TypedDict, total=False):
 
     risk: take the bundle's operating point for this share of wrong answers; threshold: an own threshold on the confidence;
     gate=False: always answer. detail: `low` looks at the picture as one tile, `high` at slices too, `auto` at slices only where
-    the first look abstains. max_tokens: of the longest answer (default: the bundle's).
+    the first look abstains. max_tokens: of the longest answer (default: the bundle's). early: decide after the first token, by
+    `selector-early`, whatever confidence method was chosen for other questions.
     """
 
     risk: float | None
@@ -29,6 +30,7 @@ class Asking(TypedDict, total=False):
     gate: bool
     detail: str | None
     max_tokens: int | None
+    early: bool
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ class Look:
 @dataclass(frozen=True)
 class Plan:
     """How a question is asked: the looks that it gets until one of them answers, the gate of all of them, the longest answer
-    (None: the bundle's), and whether confidences are those that calibration saw."""
+    (None: the bundle's), whether confidences are those that calibration saw, and whether they are estimated early, in all looks
+    or by the sessions' own methods."""
 
     looks: tuple[Look, ...]
     gate: Gate
     max_tokens: int | None
     as_calibrated: bool
+    early: bool = False
 
 
 def plan(
@@ -63,6 +67,7 @@ def plan(
     gate: bool = True,
     detail: str | None = None,
     max_tokens: int | None = None,
+    early: bool = False,
 ) -> Plan:
     """See `Asking`. Raises EdgeVqaError for settings that do not work, TypeError for those of a wrong type."""
     require(Real, "a number", risk=risk, threshold=threshold)
@@ -75,6 +80,8 @@ def plan(
         raise EdgeVqaError(f"detail {detail!r} is unknown", f"use one of {', '.join(DETAILS)}")
     if max_tokens is not None and max_tokens < 1:
         raise EdgeVqaError(f"an answer of {max_tokens} tokens is none", "give --max-tokens 1 or more")
+    if early and (detail == "auto" or session.then is not None):
+        raise EdgeVqaError("a second look is not taken early", "leave out early, or --detail auto and --then")
     looks = [Look(session, "low" if detail == "auto" else detail)]
     cascade = None
     if detail == "auto":
@@ -85,21 +92,22 @@ def plan(
     elif session.then is not None:
         looks.append(Look(session, session.then.manifest.prompt.detail, second=True))
         cascade = manifest.cascade(bundle.pair(session.then), looks[-1].detail)
-    chosen = gates.choose(manifest, session.confidence.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade)
+    method, _ = session.method(early)
+    chosen = gates.choose(manifest, method.name, risk=risk, threshold=threshold, gate=gate, cascade=cascade)
     as_calibrated = (
         max_tokens in (None, own.max_tokens)
         and session.kv_type == "f16"
         and (cascade is not None if len(looks) > 1 else detail == own.detail)
     )
     chosen = replace(chosen, calibrated=chosen.calibrated and as_calibrated)
-    return Plan(tuple(looks), chosen, max_tokens, as_calibrated)
+    return Plan(tuple(looks), chosen, max_tokens, as_calibrated, early)
 
 
 def judge(plan: Plan, look: Look, trace: Trace, confidence: float, familiarity: float | None, timings: Timings) -> Answer:
     """The answer to a question, from the look that decided."""
-    if plan.as_calibrated and len(plan.looks) == 1:
+    method, _ = look.session.method(plan.early)
+    if plan.as_calibrated and len(plan.looks) == 1 and method is look.owner.confidence:
         look.owner.count(confidence, familiarity)
-    method = look.session.confidence
     reason = plan.gate.reason(confidence, familiarity)
     answered = reason is None
     candidate = "" if method.early and not answered else trace.text

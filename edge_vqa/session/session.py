@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edge_vqa.answer import Token
@@ -16,13 +17,15 @@ from edge_vqa.device import admission, memory, tuning
 from edge_vqa.device.profile import profile_of
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.engine import Engine, cells_of, room_for
-from edge_vqa.llm.prompt import picture_pieces, question_pieces
+from edge_vqa.llm.prompt import Text, picture_pieces, question_pieces
 from edge_vqa.llm.threads import Threads
 from edge_vqa.pictures.open import Picture
 from edge_vqa.pictures.statistics import NAMES, pixel_statistics
 from edge_vqa.session.options import Options
 from edge_vqa.trust import confidence as confidences
 from edge_vqa.trust import familiarity as familiarities
+from edge_vqa.trust.confidence import Confidence, SelectorEarly
+from edge_vqa.trust.familiarity import Familiarity
 from edge_vqa.trust.gate import Gate
 from edge_vqa.trust.trace import Timings, TokenTrace, Trace, features
 from edge_vqa.vision.cache import PictureCache, key_of
@@ -43,7 +46,8 @@ class Seen:
 
 
 class Session:
-    """A loaded bundle. Owns native memory until `close()`. Not thread-safe, but that `encode` may run beside anything."""
+    """A loaded bundle. Owns native memory until `close()`. Not thread-safe, but that `encode` and `cached` may run beside
+    anything."""
 
     def __init__(self, bundle: Bundle, options: Options | None = None, *, began: float | None = None) -> None:
         began = time.perf_counter() if began is None else began
@@ -52,6 +56,8 @@ class Session:
         self.bundle, self.options = bundle, options
         self.warnings: list[str] = [bundle.instead_of] if bundle.instead_of else []
         self._opened: bytes | None = None
+        self._encoding = threading.Lock()  # of tower and cache
+        self._early: tuple[Confidence, Familiarity | None] | None = None
         self._watch = os.environ.get("EDGE_VQA_WATCH") == "1" if options.watch is None else options.watch
         self._counted: list[tuple[float, float | None]] = []
         self.then = store.read(options.then) if options.then is not None else None
@@ -132,87 +138,138 @@ class Session:
 
     # -- looks --------------------------------------------------------------------------------------------------------
 
+    def method(self, early: bool) -> tuple[Confidence, Familiarity | None]:
+        """How confidence and familiarity are estimated; early: after the first token, whatever was chosen for the others."""
+        if not early or self.confidence.early:
+            return self.confidence, self.familiarity
+        if self._early is None:
+            name = SelectorEarly.name
+            self._early = confidences.choose(self.bundle, name), familiarities.of(self.bundle, name)
+        return self._early
+
     def look(
-        self, picture: Picture, question: str, *, detail: str, gate: Gate, max_tokens: int | None
+        self,
+        picture: Picture,
+        question: str,
+        *,
+        detail: str,
+        gate: Gate,
+        max_tokens: int | None,
+        early: bool = False,
     ) -> Iterator[Token | Seen]:
         """Ask once: tokens as they come, then what came of it."""
-        prompt = self.prompt
-        pieces = question_pieces(question, prompt)
+        pieces = question_pieces(question, self.prompt)
         began = time.perf_counter()
         self.show(picture, detail)
+        spent = Timings(image_s=time.perf_counter() - began)
+        yield from self._asked(pieces, gate, max_tokens, early, spent)
+
+    def look_again(
+        self, key: bytes, parts: list[Part], question: str, *, gate: Gate, max_tokens: int | None, early: bool = False
+    ) -> Iterator[Token | Seen]:
+        """`look` at a picture that is encoded already."""
+        pieces = question_pieces(question, self.prompt)
+        self._open(key, parts)
+        yield from self._asked(pieces, gate, max_tokens, early, Timings())
+
+    def _asked(
+        self, pieces: Sequence[Text], gate: Gate, max_tokens: int | None, early: bool, spent: Timings
+    ) -> Iterator[Token | Seen]:
+        """Ask about the open picture."""
         opened = time.perf_counter()
-        early = self.confidence.early
+        early = self.method(early)[0].early
         trace: Trace | None = None
         first = gating = 0.0
         answered, confidence = True, 0.0
         familiarity: float | None = None
-        for step in self._engine.answer(pieces, max_tokens or prompt.max_tokens):
+        for step in self._engine.answer(pieces, max_tokens or self.prompt.max_tokens):
             if isinstance(step, TokenTrace):
                 yield Token(step.text, step.logprob)
                 continue
             now = time.perf_counter()
             first = first or now
             if early == (trace is None):  # an early method decides on the first trace, any other on the last
-                confidence, familiarity = self.scores(step)
+                confidence, familiarity = self.scores(step, early)
                 answered = gate.answers(confidence, familiarity)
                 gating = time.perf_counter() - now
             trace = step
             if early and not answered:
                 break
         assert trace is not None
-        spent = Timings(
-            image_s=opened - began,
+        spent = replace(
+            spent,
             prompt_s=first - opened,
             decode_s=time.perf_counter() - first - gating,
             gate_s=gating,
         )
         yield Seen(trace, confidence, familiarity, answered, spent)
 
-    def scores(self, trace: Trace) -> tuple[float, float | None]:
+    def scores(self, trace: Trace, early: bool = False) -> tuple[float, float | None]:
         """Confidence, and familiarity where the bundle has an estimate of it."""
-        made = features(trace)
-        confidence = float(self.confidence.score_features(made)[0])
-        return confidence, None if self.familiarity is None else float(self.familiarity.score_features(made)[0])
+        made, (confidence, familiarity) = features(trace), self.method(early)
+        sure = float(confidence.score_features(made)[0])
+        return sure, None if familiarity is None else float(familiarity.score_features(made)[0])
 
     def show(self, picture: Picture, detail: str) -> None:
         """Make the picture what the next questions are about, unless it is already."""
         key = key_of(picture, detail)
-        if key == self._opened:
-            return
-        self._opened = None
-        self._engine.open_prefix(self.encode(key, picture, detail))
-        self._opened = key
+        if key != self._opened:
+            self._open(key, self.encode(key, picture, detail))
+
+    def _open(self, key: bytes, parts: list[Part]) -> None:
+        if key != self._opened:
+            self._opened = None
+            self._engine.open_prefix(parts)
+            self._opened = key
 
     def encode(self, key: bytes, picture: Picture, detail: str) -> list[Part]:
-        """The prompt up to and including the picture, from the cache where it is there. Not while another thread encodes."""
-        parts = self._cache.get(key)
-        if parts is None:
-            manifest = self.bundle.manifest
-            pieces = picture_pieces(picture, detail, manifest.prompt, manifest.runtime.preprocessing)
-            parts = with_pixels(list(self._engine.embed(pieces)), pixel_statistics(picture.rgb))
-            self._cache.put(key, parts)
+        """The prompt up to and including the picture, from the cache where it is there."""
+        with self._encoding:
+            parts = self._cache.get(key)
+            if parts is None:
+                manifest = self.bundle.manifest
+                pieces = picture_pieces(picture, detail, manifest.prompt, manifest.runtime.preprocessing)
+                parts = with_pixels(list(self._engine.embed(pieces)), pixel_statistics(picture.rgb))
+                self._cache.put(key, parts)
         return parts
 
+    def cached(self, key: bytes) -> list[Part] | None:
+        """What `encode` gave for a picture, where it is still kept."""
+        with self._encoding:
+            return self._cache.get(key)
+
     def look_together(
-        self, pictures: Sequence[list[Part]], asked: Sequence[tuple[int, str]], gate: Gate, max_tokens: int | None
+        self,
+        pictures: Sequence[list[Part]],
+        asked: Sequence[tuple[int, str]],
+        gate: Gate,
+        max_tokens: int | None,
+        *,
+        early: bool = False,
+        tell: Callable[[int, Token], bool] | None = None,
     ) -> list[tuple[Trace, float, float | None]]:
         """One look at several questions, each on one of the pictures (by number): traces, confidences, familiarity.
 
-        See `Engine.answer_together`.
+        tell: is given the tokens of question i as they come, and says whether anybody waits for more. See
+        `Engine.answer_together`.
         """
         self._opened = None
         prompt = self.prompt
         pieces = [(number, question_pieces(question, prompt)) for number, question in asked]
-        early: dict[int, tuple[float, float | None]] = {}
+        decided: dict[int, tuple[float, float | None]] = {}
+        early = self.method(early)[0].early
 
-        def go_on(number: int, trace: Trace) -> bool:
-            early[number] = self.scores(trace)
-            return gate.answers(*early[number])
+        def go_on(number: int, step: TokenTrace, so_far: Callable[[], Trace]) -> bool:
+            if early and number not in decided:
+                decided[number] = self.scores(so_far(), early)
+                if not gate.answers(*decided[number]):
+                    return False
+            return tell is None or tell(number, Token(step.text, step.logprob))
 
         traces = self._engine.answer_together(
-            pictures, pieces, max_tokens or prompt.max_tokens, go_on if self.confidence.early else None
+            pictures, pieces, max_tokens or prompt.max_tokens, go_on if early or tell is not None else None
         )
-        return [(trace, *(early.get(number) or self.scores(trace))) for number, trace in enumerate(traces)]
+        return [(trace, *(decided.get(number) or self.scores(trace, early))) for number, trace in enumerate(traces)]
 
     def cells(self, parts: Sequence[Part], question: str, max_tokens: int | None) -> tuple[int, int, int]:
         """Cells of the KV cache that a picture takes, a question, and the longest answer to it."""

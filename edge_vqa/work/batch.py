@@ -41,6 +41,7 @@ class Settings:
     gate: bool = True
     detail: str | None = None
     max_tokens: int | None = None
+    early: bool = False
     show_candidate: bool = False
 
     @property

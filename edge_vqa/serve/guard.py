@@ -1,0 +1,130 @@
+"""What every request passes before it is read: who may ask, from where, and how much."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge_vqa.serve.protocol import RefusedError
+
+BODY_SECONDS = 30.0
+OPEN = ("/", "/page.js", "/page.css", "/health", "/ready", "/openapi.json")  # without a token: nothing of anybody's is in them
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """token: that requests must bear; hosts: names that a request may call this server by, None for any; origins: of pages
+    elsewhere that may ask; body: bytes of a request."""
+
+    token: str | None
+    hosts: Collection[str] | None
+    origins: Collection[str]
+    body: int
+
+
+class Guard:
+    """Around the whole app. log: is told of each request, and of what handlers put into `request.state.said`."""
+
+    def __init__(self, app: ASGIApp, rules: Rules, log: Callable[..., None]) -> None:
+        self._app, self._rules, self._log = app, rules, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+                return
+            await self._app(scope, receive, send)
+            return
+
+        began, status, said = time.perf_counter(), 0, scope.setdefault("state", {}).setdefault("said", {})
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            self._check(scope, Headers(scope=scope))
+            await self._app(scope, self._bounded(receive), sending)
+        except RefusedError as refused:
+            await JSONResponse(refused.as_object(), refused.status, refused.headers)(scope, receive, sending)
+        except Exception as error:  # the app has answered with status 500, or cannot any more
+            said["error"] = f"{type(error).__name__}: {error}"[:300]
+        finally:
+            client, path = (scope.get("client") or ("",))[0], scope["path"][:200]
+            spent = round(1000 * (time.perf_counter() - began), 1)
+            self._log(client=client, method=scope["method"], path=path, status=status, ms=spent, **said)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        """Raise RefusedError for a request that is none of the server's."""
+        rules, host, origin = self._rules, headers.get("host", ""), headers.get("origin")
+        if rules.hosts is not None and _name(host) not in rules.hosts:
+            raise RefusedError(421, "this server goes by another name: ask it as localhost, or start it with --host")
+        if origin is not None and origin not in rules.origins and origin.partition("://")[2] != host:
+            raise RefusedError(403, "pages of other sites may not ask here: start the server with --allow-origin")
+        preflight = scope["method"] == "OPTIONS" and origin in rules.origins
+        if rules.token is not None and scope["path"] not in OPEN and not preflight:
+            given = headers.get("authorization", "")
+            kind, _, token = given.partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), rules.token.encode()):
+                raise RefusedError(
+                    401, "a token is needed: send the header Authorization: Bearer TOKEN", code="invalid_api_key"
+                )
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > rules.body:
+            raise self._too_large()
+
+    def _too_large(self) -> RefusedError:
+        return RefusedError(
+            413, f"a request may have {self._rules.body >> 20} MB: send a smaller picture, or start with --max-body"
+        )
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """`receive` that raises RefusedError for a body which is too large or does not end."""
+        loop = asyncio.get_running_loop()
+        until, size, whole = loop.time() + BODY_SECONDS, 0, False
+
+        async def bounded() -> Message:
+            nonlocal size, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise RefusedError(408, f"the request did not end within {BODY_SECONDS:g} seconds") from None
+            size += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
+            if size > self._rules.body:
+                raise self._too_large()
+            return message
+
+        return bounded
+
+
+def _name(host: str) -> str:
+    """Of a Host header, without the port."""
+    return host.partition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0].lower()

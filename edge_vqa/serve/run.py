@@ -1,0 +1,95 @@
+"""The server as a process: its socket, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.model import Model
+from edge_vqa.serve import figures
+from edge_vqa.serve.app import Limits, Service
+from edge_vqa.serve.guard import Guard, Rules
+
+CONNECTIONS = 512
+HEADER_BYTES = 32 * 2**10
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _Server(uvicorn.Server):
+    """Ends at SIGINT and SIGTERM as uvicorn does, but does not raise them again when it has ended."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises EdgeVqaError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(address)
+        made.listen(128)
+        return made
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise EdgeVqaError(f"{host} port {port} cannot be listened on ({reason})", "choose another with --port") from None
+
+
+def serve(
+    load: Callable[[], Model],
+    host: str,
+    port: int,
+    *,
+    token: str | None,
+    limits: Limits,
+    tell: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM: then what is being answered is answered. Raises what `load` raises."""
+    listening = listen(host, port)
+    failures: list[Exception] = []
+
+    def ready(model: Model) -> None:
+        for warning in model.warnings:
+            tell(f"edge-vqa: {warning}")
+        name = f"[{host}]" if ":" in host else host
+        tell(f"edge-vqa: {model.bundle.name} answers at http://{name}:{listening.getsockname()[1]} (Ctrl-C ends it)")
+
+    def failed(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    service = Service(load, limits, ready, failed)
+    hosts = LOOPBACK if host in LOOPBACK else None
+    guarded = Guard(service.app, Rules(token, hosts, limits.origins, limits.body), figures.log)
+    server = _Server(
+        uvicorn.Config(
+            guarded,
+            http="h11",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    with listening:
+        server.run(sockets=[listening])
+    if failures:
+        raise failures[0]

@@ -1,0 +1,57 @@
+"""Pictures that a request names instead of bringing them: data URIs, and addresses where the server was told to fetch some."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
+
+from edge_vqa.serve.protocol import RefusedError
+
+SECONDS = 10.0  # that a host has to answer, and again between two pieces of a picture
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """An allowed host must not send the server on to one that is not."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_open = build_opener(_NoRedirects, ProxyHandler({})).open
+
+
+def image_of(url: str, allowed: Collection[str], most: int) -> bytes:
+    """The bytes of a picture, at most so many. allowed: hosts that http addresses may name. Raises RefusedError."""
+    if url.startswith("data:"):
+        head, _, body = url.partition(",")
+        try:
+            content = unquote_to_bytes(body)
+            return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
+        except (ValueError, binascii.Error):
+            raise RefusedError(400, "the data URI is damaged: give data:image/jpeg;base64, and the file in base64") from None
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise RefusedError(400, "a picture is a data URI, data:image/jpeg;base64,...: files of the server cannot be named")
+    if host not in allowed:
+        raise RefusedError(
+            400, f"pictures are not fetched from {host}: send a data URI, or start the server with --allow-urls {host}"
+        )
+    try:
+        with _open(url, timeout=SECONDS) as response:
+            data: bytes = response.read(most + 1)
+    except (URLError, OSError, ValueError) as error:
+        raise RefusedError(400, f"no picture came from {host} ({getattr(error, 'reason', None) or error})") from None
+    except Exception as error:  # of http.client, on hostile replies
+        raise RefusedError(400, f"no picture came from {host} ({type(error).__name__})") from None
+    if len(data) > most:
+        raise RefusedError(413, f"the picture from {host} has more than {most >> 20} MB: make it smaller")
+    return data
