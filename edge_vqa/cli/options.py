@@ -142,15 +142,15 @@ class Loading:
     no_think: NoThinkOption = False
     watch: WatchOption = False
 
-    def model_for(self, *, sequences: int | None = 1) -> Model:
-        """The model, loaded."""
+    def model_for(self, *, sequences: int | None = 1, **more: Any) -> Model:
+        """The model, loaded. more: options of `load` that no command has."""
         from edge_vqa.model import load
 
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("model", "no_think")}
         if self.no_think:
             given["think"] = 0
         given |= {"memory_limit": self.memory_limit and self.memory_limit * 10**6, "watch": self.watch or None}
-        return load(self.model, sequences=sequences, **given)
+        return load(self.model, sequences=sequences, **given, **more)
 
     @contextmanager
     def loaded(self, *, sequences: int | None = 1) -> Iterator[Model]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_vqa.model import Model
 
 TOKEN = "EDGE_VQA_TOKEN"
+PICTURES = 256  # encoded ones to keep, if memory allows
 
 app = typer.Typer()
 
@@ -72,7 +73,7 @@ def serve(
     limits = Limits(queue, timeout, max_body * 2**20, tuple(allow_urls or ()), tuple(allow_origin or ()), log_questions)
 
     def load() -> Model:
-        return loading.model_for(sequences=together)
+        return loading.model_for(sequences=together, pictures=PICTURES)
 
     terminal.busy(f"loading {loading.model or 'the default model'} ...")
     run.serve(load, host, port, token=token, limits=limits, tell=_tell)

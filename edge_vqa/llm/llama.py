@@ -259,10 +259,10 @@ class Llama:
         if self._states is not None:
             self._states.begin()
         self._decode(n)
-        logits = [np.ctypeslib.as_array(llama.llama_get_logits_ith(self._context, i), (self.n_vocab,)) for i in range(n)]
+        logits = [bindings.floats(llama.llama_get_logits_ith(self._context, i), self.n_vocab) for i in range(n)]
         if self._states is not None:
             return list(zip(logits, self._states.take(), strict=True))
-        states = (np.ctypeslib.as_array(llama.llama_get_embeddings_ith(self._context, i), (self.n_embd,)) for i in range(n))
+        states = (bindings.floats(llama.llama_get_embeddings_ith(self._context, i), self.n_embd) for i in range(n))
         return list(zip(logits, states, strict=True))
 
     def speed(self, prompt: int, answer: int) -> tuple[float, float]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import math
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.native import trial
@@ -147,6 +151,13 @@ def ggml() -> ctypes.CDLL:
         for name in ("ggml_backend_tensor_set", "ggml_backend_tensor_get"):
             getattr(_ggml, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     return _ggml
+
+
+def floats(pointer: Any, *shape: int) -> npt.NDArray[np.float32]:
+    """What a pointer to floats points to, as an array of this shape: a view. numpy's `as_array` leaves a circle of objects each
+    time, one for every token."""
+    memory = (ctypes.c_float * math.prod(shape)).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(memory, np.float32).reshape(shape)  # type: ignore[call-overload, no-any-return]
 
 
 def set_verbose(verbose: bool) -> None:

@@ -27,9 +27,9 @@ class Options:
     that `ask_many` may answer together (None: what was measured on this device). memory_limit: bytes (default: a share of what
     is free); a bundle that would need more is refused before it is loaded. watch: count confidences for
     the drift watch (`watch.py`; default: when $EDGE_VQA_WATCH is 1). pictures, cache_dir: how many encoded pictures to keep in
-    memory, and a folder to keep them in. think: tokens of a thought before the answer, of models that think (default: the
-    bundle's; 0: none, where the model can do without). then: a larger bundle, by name or path, that is loaded and asked where
-    this one abstains.
+    memory (more than 8 within 64 MB), and a folder to keep them in. think: tokens of a thought before the answer, of models
+    that think (default: the bundle's; 0: none, where the model can do without). then: a larger bundle, by name or path, that
+    is loaded and asked where this one abstains.
     """
 
     confidence: str | None = None

@@ -21,6 +21,7 @@ from edge_vqa.pictures.open import Picture
 from edge_vqa.vision.tokens import ImageTokens, Part
 
 KEPT = 8  # pictures in memory: 0.1 to 6 MB each
+MEMORY_BYTES = 64 * 2**20  # where more are asked for, beyond that no more than KEPT
 FOLDER_BYTES = 512 * 2**20  # beyond that, what was used longest ago goes
 _CAUSAL, _POSITIONS = 1, 2  # bits of what an entry says of an image
 
@@ -44,6 +45,7 @@ class PictureCache:
     def __init__(self, identity: str, n_embd: int, kept: int = KEPT, folder: Path | None = None) -> None:
         self._identity, self._n_embd, self._kept, self._folder = identity, n_embd, kept, folder
         self._memory: OrderedDict[bytes, list[Part]] = OrderedDict()
+        self._bytes = 0
         if folder is not None:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +70,10 @@ class PictureCache:
                 self._make_room()
 
     def _remember(self, key: bytes, parts: list[Part]) -> None:
+        self._bytes += _size(parts) - _size(self._memory.get(key, []))
         self._memory[key] = parts
-        while len(self._memory) > self._kept:
-            self._memory.popitem(last=False)
+        while len(self._memory) > self._kept or (self._bytes > MEMORY_BYTES and len(self._memory) > KEPT):
+            self._bytes -= _size(self._memory.popitem(last=False)[1])
 
     def _path(self, key: bytes) -> Path:
         assert self._folder is not None
@@ -94,6 +97,11 @@ class PictureCache:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _size(parts: list[Part]) -> int:
+    """Bytes of embeddings, which are nearly all."""
+    return sum(part.embeddings.nbytes for part in parts if isinstance(part, ImageTokens))
 
 
 def _packed(parts: list[Part]) -> bytes:

@@ -105,7 +105,7 @@ class MtmdTower:
         n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
         out = mtmd.mtmd_get_output_embd(self._context)
         # overwritten by the next call: copy
-        embeddings = np.ctypeslib.as_array(out, (n, self._n_embd)).astype(np.float32, copy=True)
+        embeddings = bindings.floats(out, n, self._n_embd).copy()
         positions = None
         if mtmd.mtmd_decode_use_mrope(self._context):
             image = mtmd.mtmd_input_chunk_get_tokens_image(chunk)

@@ -16,13 +16,17 @@ from edge_vqa.vision.tokens import ImageTokens, Part, checked
 from edge_vqa.vision.words import WordPiece
 
 AGAIN = "convert or download the bundle again"
+PRODUCTS = b"DynamicQuantizeMatMul"  # the operator that multiplies in 8 bits
+NODES = 4 * 2**20  # bytes; a graph's nodes come first in its file, its weights behind them
 
 
 def open_session(path: Path, preprocessing: Preprocessing, threads: int) -> Any:
     """The graph, loaded; may run beside llama.cpp's loading. Raises EdgeVqaError."""
     if preprocessing.method == "native":
         raise EdgeVqaError("only llama.cpp knows how this model cuts pictures", "use --vision mtmd")
-    return onnx_runtime.open_session(path, path.name, AGAIN, threads=threads)
+    with path.open("rb") as stream:
+        in_8_bits = PRODUCTS in stream.read(NODES)
+    return onnx_runtime.open_session(path, path.name, AGAIN, threads=threads, in_8_bits=in_8_bits)
 
 
 class OnnxTower:

@@ -240,7 +240,7 @@ def test_llavas_class_token_is_in_its_place(tmp_path: Path, monkeypatch: pytest.
     assert right <= 3e-3 and wrong > 1e-2, "llama.cpp orders the class token rightly now: drop edge_vqa/class_token.py"
 
 
-@pytest.mark.parametrize(("mend", "writes"), [(ClassTokenOrder, "_write"), (PositionOrder, "_turn")])
+@pytest.mark.parametrize(("mend", "writes"), [(ClassTokenOrder, "_put"), (PositionOrder, "_turn")])
 def test_where_a_mend_cannot_be_made_the_picture_is_refused(
     mend: type, writes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def first(labelled: Path, n: int, path: Path) -> Path:
     return path
 
 
+@pytest.mark.alone
 def test_500_questions_make_a_fitted_bundle_in_two_minutes(run: Run, bare: Path, labelled: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     result = run(
@@ -145,7 +146,7 @@ def test_falls_back_to_calibrated_maxprob_and_says_so(bare: Path, tmp_path: Path
     """Labels at random: nothing that the Selector could learn."""
     rng, made = Random(1), []
     with load("mini") as model:
-        for asked in files.read(labelled)[:240]:
+        for asked in files.read(labelled)[:190]:
             said = model.ask(asked.image, asked.question, gate=False).candidate
             made.append(dataclasses.replace(asked, answers=(said if rng.random() < 0.5 else "unanswerable",)))
     fitted = fit.fit(store.read(bare), made, tmp_path / "mine", fit.Options(risks=(0.9,)))
@@ -192,13 +193,13 @@ def test_exposure_adds_corrupted_pictures_and_swapped_ones(tmp_path: Path, label
     fitted = fit.fit(
         *(
             store.read("mini"),
-            files.read(labelled)[:200],
+            files.read(labelled)[:190],
             tmp_path / "mine",
             fit.Options(risks=(0.2,), corrupt=0.5, swap=0.2),
         ),
         extra=[files.Question("x", asked[0].image, "und was ist das?", ("unanswerable",))],
     )
-    assert fitted.training == 100 and 70 <= fitted.exposed <= 71, fitted
+    assert fitted.training == 95 and 66 <= fitted.exposed <= 67, fitted
 
 
 @pytest.mark.parametrize("kind", exposure.KINDS)

@@ -225,6 +225,7 @@ def test_collect_goes_on_behind_what_was_kept(questions: Path, tmp_path: Path, m
         assert counted[-6:] == [1, 2, 3, 4, 5, 5], "parts of other questions are not used"
 
 
+@pytest.mark.alone
 def test_the_gate_costs_at_most_a_millisecond(mini: Bundle) -> None:
     with load("mini") as model:
         trace = model.ask(EXAMPLES / "price.png", "how much is it?").trace

@@ -24,6 +24,7 @@ from edge_vqa.model import load
 from edge_vqa.session.options import Options
 from tests.conftest import EXAMPLES, Run, one_line
 
+pytestmark = pytest.mark.alone
 STEPS = ("cold_start", "peak_memory", "first_token", "first_question", "second_question")
 
 

@@ -216,12 +216,13 @@ def test_models_list_show_and_verify(run: Run, copied: Path) -> None:
     assert "checksum" in one_line(run("edge-vqa", "models", "verify", copied))
 
 
+@pytest.mark.alone
 def test_ctrl_c_ends_cleanly() -> None:
     # many tiles, so that there is time to interrupt; Python itself has started well before half of it is over
     arguments = ["ask", str(PRICE), QUESTION, "--detail", "high"]
     command = [str(Path(sys.executable).with_name("edge-vqa")), *arguments]
     (took,), statuses = cold(command, runs=3), []
-    for share in np.linspace(0.6, 1.0, 12):
+    for share in np.linspace(0.6, 1.0, 6):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         time.sleep(took * share)
         process.send_signal(signal.SIGINT)
@@ -251,6 +252,7 @@ def cold(*commands: list[str], runs: int = 7) -> list[float]:
     return best
 
 
+@pytest.mark.alone
 def test_help_and_a_cold_question_are_quick() -> None:
     """Against what this machine needs to import the libraries that they stand on, which is most of it."""
     program = str(Path(sys.executable).with_name("edge-vqa"))

@@ -179,6 +179,7 @@ def test_two_processes_that_try_at_once_agree(tmp_path: Path) -> None:
     assert len(list((tmp_path / "trials").iterdir())) == 1, "one verdict, no work files"
 
 
+@pytest.mark.alone
 def test_the_trial_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     times = []
     for number in range(3):
