@@ -32,7 +32,8 @@ demo: $(VENV)/.installed ## install the package with the base model and ask abou
 	@sh examples/demo.sh $(BIN)/edge-vqa
 
 test: $(VENV)/.dev ## install what the tests need and run them all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-arm64: $(VENV)/.dev ## install and ask in an emulated arm64 Debian (as root, on Debian x86-64; 20 minutes the first time)
 	$(BIN)/python -m tests.arm64

@@ -2,12 +2,14 @@
 
     python -m benchmarks.serving overhead [--model mini]
     python -m benchmarks.serving load [--model mini] [--repeat 3]
+    python -m benchmarks.serving peer --llama-cpp BIN --keep FOLDER
     python -m benchmarks.serving memory [--requests 10000]
     python -m benchmarks.serving gone
     python -m benchmarks.serving malformed [--requests 5000]      (needs schemathesis)
 
 Server and clients share the machine's cores, as they would on a device; clients are one asyncio process that sends requests
 made before. `load`: 64 clients, 2,000 questions on 50 pictures, against `ask_many` on the same questions; both alternate.
+`peer`: 64 clients, 60 questions on 15 pictures of five tiles, SmolVLM-256M's shape, against llama-server (see `peers`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ from urllib.parse import urlsplit
 
 import easy_vqa
 
+from benchmarks import peers
+from benchmarks.speed import TOKENS, prepare
+from edge_vqa.bundles import store
+from edge_vqa.device.profile import default_threads
 from edge_vqa.model import load as load_model
 
 Asked = tuple[Path, str]
@@ -73,13 +79,11 @@ def serving(model: str, *more: str) -> Iterator[tuple[str, int, int, list[str]]]
         assert process.wait(60) == 0
 
 
-def request(path: Path, question: str, model: str | None = None) -> bytes:
+def request(path: Path, question: str, **more: Any) -> bytes:
     """A whole HTTP request."""
     url = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
     content = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": url}}]
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}]}
-    if model is not None:
-        body |= {"model": model, "max_tokens": 8, "temperature": 0}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": content}]} | more
     raw = json.dumps(body).encode()
     lines = ["POST /v1/chat/completions HTTP/1.1", "Host: localhost", f"Content-Length: {len(raw)}", "", ""]
     return "\r\n".join(lines).encode() + raw
@@ -144,9 +148,28 @@ def load(arguments: argparse.Namespace) -> None:
             assert not [line for line in lines if "Traceback" in line]
         ratios.append(len(asked) / seconds / alone)
         late, served = statistics.quantiles(spent, n=100), len(asked) / seconds
-        print(f"ask_many {alone:.1f} questions a second, server {served:.1f} ({ratios[-1]:.2f});"
-              f" latency {late[49]:.3f} s, 99th percentile {late[98]:.3f} s; statuses {dict(statuses)}", flush=True)  # fmt: skip
+        print(f"ask_many {alone:.1f} questions a second, server {served:.1f} ({ratios[-1]:.2f})", end="; ")
+        print(f"latency {late[49]:.3f} s, 99th percentile {late[98]:.3f} s; statuses {dict(statuses)}", flush=True)
     print(f"ratio, median of {len(ratios)}: {statistics.median(ratios):.3f}")
+
+
+def peer(arguments: argparse.Namespace) -> None:
+    bundle = store.read(prepare(arguments.keep, "smolvlm-256m"))
+    drawn = peers.pictures(arguments.keep, 15, (512, 512))
+    asked = [(path, f"is it number {number}?") for number in range(4) for path in drawn]
+    random.Random(7).shuffle(asked)
+    requests = [request(*one, max_tokens=TOKENS, temperature=0, detail="high", gate=False) for one in asked]
+    threads = default_threads(bundle.manifest.files["lm"].bytes).decode
+    with peers.server(arguments.llama_cpp, bundle, threads) as address:
+        theirs = urlsplit(address)
+        seconds, statuses, _ = asyncio.run(ask_all(str(theirs.hostname), int(theirs.port or 0), requests, 64))
+    print(f"llama-server: {len(asked) / seconds:.3f} questions a second; statuses {dict(statuses)}", flush=True)
+    for backend in ("onnx", "mtmd"):
+        with serving(str(bundle.folder), "--vision", backend, "--timeout", "3600") as (host, port, _, _):
+            ours, statuses, _ = asyncio.run(ask_all(host, port, requests, 64))
+        print(
+            f"edge-vqa, {backend}: {len(asked) / ours:.3f} ({seconds / ours:.2f} times); statuses {dict(statuses)}", flush=True
+        )
 
 
 def resident(pid: int) -> float:
@@ -278,7 +301,9 @@ def malformed(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["overhead", "load", "memory", "gone", "malformed"])
+    parser.add_argument("what", choices=["overhead", "load", "peer", "memory", "gone", "malformed"])
+    parser.add_argument("--llama-cpp", type=Path, metavar="BIN")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--requests", type=int, default=None)

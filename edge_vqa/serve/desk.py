@@ -95,7 +95,7 @@ class Desk:
     def submit(self, job: Job) -> None:
         """Put a question at the end of its client's. Raises FullError."""
         with self._change:
-            if self._count >= self._most or (self._count and self._bytes + job.size > self._most_bytes):
+            if self._closing or self._count >= self._most or (self._count and self._bytes + job.size > self._most_bytes):
                 raise FullError
             self._waiting.setdefault(job.client, deque()).append(job)
             self._count += 1
@@ -106,15 +106,14 @@ class Desk:
         """Answer what is being answered, and no more."""
         with self._change:
             self._closing = True
-            left = [job for jobs in self._waiting.values() for job in jobs] + [job for job, _ in self._ready]
+            left = [job for jobs in self._waiting.values() for job in jobs]
             self._waiting.clear()
-            self._ready.clear()
             self._count = self._bytes = 0
             self._change.notify_all()
-        for job in left:
-            job.tell(ClosingError("the server is shutting down", "ask again later"))
         for thread in self._threads:
             thread.join()
+        for job in [*left, *(job for job, _ in self._ready)]:
+            job.tell(ClosingError("the server is shutting down", "ask again later"))
 
     # -- pictures -----------------------------------------------------------------------------------------------------
 

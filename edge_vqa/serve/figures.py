@@ -26,6 +26,8 @@ class Figures:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self.registry = registry = CollectorRegistry()
         self.model: Model | None = None
+        requests = "Requests, by status; of those that nobody waited for, 0 or 499."
+        self._requests = Counter("edge_vqa_requests", requests, ["status"], registry=registry)
         self._questions = Counter("edge_vqa_questions", "Questions, by what came of them.", ["outcome"], registry=registry)
         for outcome in OUTCOMES:
             self._questions.labels(outcome)
@@ -37,6 +39,11 @@ class Figures:
         Gauge("edge_vqa_waiting", "Questions that wait.", registry=registry).set_function(waiting)
         drift = "Whether confidences look unlike calibration (1), do not (0), or too few were seen (-1)."
         Gauge("edge_vqa_drift", drift, registry=registry).set_function(self._drift)
+
+    def log(self, *, status: int, **said: Any) -> None:
+        """Count a request, and write its line."""
+        self._requests.labels(str(status)).inc()
+        log(status=status, **said)
 
     def count(self, outcome: str) -> None:
         self._questions.labels(outcome).inc()

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge_vqa.serve.protocol import RefusedError
 
-BODY_SECONDS = 30.0
+BODY_SECONDS = 60.0
+MOST_BYTES = 256 * 2**20  # of all bodies that are being received or worked on
 OPEN = ("/", "/page.js", "/page.css", "/health", "/ready", "/openapi.json")  # without a token: nothing of anybody's is in them
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -46,6 +47,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, rules: Rules, log: Callable[..., None]) -> None:
         self._app, self._rules, self._log = app, rules, log
+        self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,14 +68,16 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        body = _Body(self, receive)
         try:
             self._check(scope, Headers(scope=scope))
-            await self._app(scope, self._bounded(receive), sending)
+            await self._app(scope, body.receive, sending)
         except RefusedError as refused:
             await JSONResponse(refused.as_object(), refused.status, refused.headers)(scope, receive, sending)
         except Exception as error:  # the app has answered with status 500, or cannot any more
             said["error"] = f"{type(error).__name__}: {error}"[:300]
         finally:
+            self._bytes -= body.size
             client, path = (scope.get("client") or ("",))[0], scope["path"][:200]
             spent = round(1000 * (time.perf_counter() - began), 1)
             self._log(client=client, method=scope["method"], path=path, status=status, ms=spent, **said)
@@ -102,27 +106,37 @@ class Guard:
             413, f"a request may have {self._rules.body >> 20} MB: send a smaller picture, or start with --max-body"
         )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """`receive` that raises RefusedError for a body which is too large or does not end."""
-        loop = asyncio.get_running_loop()
-        until, size, whole = loop.time() + BODY_SECONDS, 0, False
+    def take(self, size: int, so_far: int) -> None:
+        """More of a body has come. Raises RefusedError for one that is too large, or where there is too much at once."""
+        self._bytes += size
+        if so_far > self._rules.body:
+            raise self._too_large()
+        if self._bytes > max(MOST_BYTES, self._rules.body):
+            raise RefusedError(429, "too much is being sent at once: send it again in a moment")
 
-        async def bounded() -> Message:
-            nonlocal size, whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(until):
-                    message = await receive()
-            except TimeoutError:
-                raise RefusedError(408, f"the request did not end within {BODY_SECONDS:g} seconds") from None
-            size += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if size > self._rules.body:
-                raise self._too_large()
-            return message
 
-        return bounded
+class _Body:
+    """The body of a request, on its way in."""
+
+    def __init__(self, guard: Guard, receive: Receive) -> None:
+        self._guard, self._receive = guard, receive
+        self._until = asyncio.get_running_loop().time() + BODY_SECONDS
+        self.size, self._whole = 0, False
+
+    async def receive(self) -> Message:
+        """As ASGI's. Raises RefusedError for a body that is too large or does not end."""
+        if self._whole:
+            return await self._receive()
+        try:
+            async with asyncio.timeout_at(self._until):
+                message = await self._receive()
+        except TimeoutError:
+            raise RefusedError(408, f"the request did not end within {BODY_SECONDS:g} seconds") from None
+        came = len(message.get("body", b""))
+        self.size += came
+        self._whole = not message.get("more_body", False)
+        self._guard.take(came, self.size)
+        return message
 
 
 def _name(host: str) -> str:

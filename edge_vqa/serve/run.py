@@ -12,7 +12,6 @@ import uvicorn
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import Model
-from edge_vqa.serve import figures
 from edge_vqa.serve.app import Limits, Service
 from edge_vqa.serve.guard import Guard, Rules
 
@@ -75,7 +74,7 @@ def serve(
 
     service = Service(load, limits, ready, failed)
     hosts = LOOPBACK if host in LOOPBACK else None
-    guarded = Guard(service.app, Rules(token, hosts, limits.origins, limits.body), figures.log)
+    guarded = Guard(service.app, Rules(token, hosts, limits.origins, limits.body), service.figures.log)
     server = _Server(
         uvicorn.Config(
             guarded,

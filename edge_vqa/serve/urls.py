@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import time
 from collections.abc import Collection
 from typing import Any
 from urllib.error import URLError
@@ -12,7 +13,7 @@ from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
 
 from edge_vqa.serve.protocol import RefusedError
 
-SECONDS = 10.0  # that a host has to answer, and again between two pieces of a picture
+SECONDS, WHOLE_SECONDS = 10.0, 30.0  # for a host to go on, and for a whole picture
 
 
 class _NoRedirects(HTTPRedirectHandler):
@@ -45,9 +46,13 @@ def image_of(url: str, allowed: Collection[str], most: int) -> bytes:
         raise RefusedError(
             400, f"pictures are not fetched from {host}: send a data URI, or start the server with --allow-urls {host}"
         )
+    data, until = b"", time.monotonic() + WHOLE_SECONDS
     try:
         with _open(url, timeout=SECONDS) as response:
-            data: bytes = response.read(most + 1)
+            while len(data) <= most and (piece := response.read1(1 << 20)):
+                data += piece
+                if time.monotonic() > until:
+                    raise TimeoutError(f"it was not there within {WHOLE_SECONDS:g} seconds")
     except (URLError, OSError, ValueError) as error:
         raise RefusedError(400, f"no picture came from {host} ({getattr(error, 'reason', None) or error})") from None
     except Exception as error:  # of http.client, on hostile replies

@@ -59,9 +59,8 @@ def test_a_pair_in_8_bits_is_timed(kind: str, run: Run, tmp_path: Path) -> None:
     assert timed.returncode == 0, timed.stderr
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "instructblip", "lfm2_vl"])  # those that are run in ways of their own
-def test_a_gate_is_fitted(kind: str, run: Run, tmp_path: Path) -> None:
-    convert(make(tmp_path / "checkpoint", kind), tmp_path / "bundle", PLAIN)
+def test_a_gate_is_fitted(run: Run, tmp_path: Path) -> None:
+    convert(make(tmp_path / "checkpoint", "lfm2_vl"), tmp_path / "bundle", PLAIN)  # whose hidden states come from the graph
     rng, lines = np.random.default_rng(0), []
     with load(tmp_path / "bundle") as model:
         for number in range(120):

@@ -136,6 +136,7 @@ function snap() {
 async function ask(question) {
   const entry = at("entry").content.firstElementChild.cloneNode(true);
   entry.querySelector(".asked").textContent = question;
+  entry.querySelector(".verdict").textContent = "not decided yet …";
   entry.classList.add("provisional");
   entry.setAttribute("aria-busy", "true");
   at("answers").prepend(entry);

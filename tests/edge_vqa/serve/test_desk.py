@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,16 +173,15 @@ def test_a_broken_picture_harms_nobody_else(client: Client, together: Model) -> 
 def test_who_still_waits_at_the_end_is_told(together: Model) -> None:
     desk = Desk(together)
     client = Client(desk, together)
-    turn = together.turn()
-    turn.__enter__()
-    for _ in range(20):
-        client.ask()
-    import threading
-
-    ending = threading.Thread(target=desk.close)
-    ending.start()
-    first = client.told.get(timeout=60)[1]
-    turn.__exit__(None, None, None)
+    with together.turn():
+        for _ in range(20):
+            client.ask()
+        ending = threading.Thread(target=desk.close)
+        ending.start()
+        time.sleep(0.1)
     ending.join(60)
-    told = [first, *(client.told.get_nowait()[1] for _ in range(client.told.qsize()))]
+    told = [client.told.get_nowait()[1] for _ in range(client.told.qsize())]
     assert len(told) == 20 and any(isinstance(event, ClosingError) for event in told)
+    assert all(isinstance(event, Verdict | ClosingError) for event in told)
+    with pytest.raises(FullError):
+        client.ask()
