@@ -193,27 +193,30 @@ def memory(arguments: argparse.Namespace) -> None:
 
 
 def gone(arguments: argparse.Namespace) -> None:
-    rng, asked = random.Random(3), questions(50, 50)
+    rng, requests = random.Random(3), [request(*one) for one in questions(50, 50)]
     with serving(arguments.model) as (host, port, pid, lines):
-        requests = [request(*one) for one in asked]
+
+        def state() -> str:
+            files, threads = (len(list(Path(f"/proc/{pid}/{name}").iterdir())) for name in ("fd", "task"))
+            return f"{resident(pid):.1f} MB, {files} open files, {threads} threads"
+
         asyncio.run(ask_all(host, port, requests * 10, 16))
-        before = resident(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))
-        for _ in range(20):
-            open_ = []
+        print(f"before: {state()}", flush=True)
+        for number in range(1, 101):
+            clients = []
             for content in requests:
                 connection = socket.create_connection((host, port))
                 connection.sendall(content[: rng.choice([len(content), rng.randrange(1, len(content))])])
-                open_.append(connection)
-            rng.shuffle(open_)
-            for connection in open_:
+                clients.append(connection)
+            rng.shuffle(clients)
+            for connection in clients:
                 time.sleep(rng.expovariate(1000))
                 connection.close()
-        time.sleep(3)
-        _, statuses, _ = asyncio.run(ask_all(host, port, requests, 16))
-        after = resident(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())), len(list(Path(f"/proc/{pid}/task").iterdir()))
-        assert set(statuses) == {200} and not [line for line in lines if "Traceback" in line]
-    print(f"50 clients that went away at random moments, 20 times: {before[0]:.1f} -> {after[0]:.1f} MB,"
-          f" {before[1]} -> {after[1]} open files, {before[2]} -> {after[2]} threads")  # fmt: skip
+            if number % 20 == 0:
+                time.sleep(3)
+                _, statuses, _ = asyncio.run(ask_all(host, port, requests, 16))
+                assert set(statuses) == {200} and not [line for line in lines if "Traceback" in line]
+                print(f"50 clients that went away at random moments, {number} times: {state()}", flush=True)
 
 
 def raw(host: str, port: int, content: bytes, *, wait: float = 20) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from edge_vqa.visible import visible
+from edge_vqa.visible import as_json
 
 if TYPE_CHECKING:
     from edge_vqa.answer import Answer
@@ -74,4 +73,4 @@ class Figures:
 def log(**said: Any) -> None:
     """A line of JSON on stderr."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    sys.stderr.write(visible(json.dumps({"time": stamp} | said, ensure_ascii=False)) + "\n")
+    sys.stderr.write(as_json({"time": stamp} | said) + "\n")

@@ -57,6 +57,16 @@ def test_every_reply_bears_what_keeps_it_safe(server: Server) -> None:
         assert "access-control-allow-origin" not in headers and "server" not in headers
 
 
+def test_a_line_of_the_log_is_json_whatever_was_asked_for(server: Server) -> None:
+    path = '/%7f%1b[31m"\\%c2%85'
+    assert request(server, "GET", path)[0] == 404
+    until = time.monotonic() + 10
+    while not (found := [line for line in server.lines if "[31m" in line]) and time.monotonic() < until:
+        time.sleep(0.01)  # it is written when the reply has been sent
+    (line,) = found
+    assert json.loads(line)["path"] == '/\x7f\x1b[31m"\\\x85' and line.rstrip("\n").isprintable()
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/../pyproject.toml", "/page.js/../../run.py", "/%2e%2e/run.py"])
 def test_no_file_is_served_but_the_page(path: str, server: Server) -> None:
     status, body, _ = request(server, "GET", path)
