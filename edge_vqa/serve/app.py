@@ -115,7 +115,7 @@ class Service:
         far = any(not url.startswith("data:") for url in chat.images)
         images = await _maybe_aside(LARGE if far else len(body), lambda: self._images(chat))
         wanted = chat.stream and (chat.provisional or chat.how["early"])
-        asked = _Asked(self, request, images, chat.question, chat.how, tokens=wanted)
+        asked = _Asked(self, request, images, chat.question, _bounded(chat.how, model), tokens=wanted)
         first = await asked.next()
         assert first is not None
         if chat.stream:
@@ -141,7 +141,7 @@ class Service:
                 while (following := await asked.next(started=True)) is None:
                     yield ": still at it\n\n"
                 event = following
-            for chunk in Reply.end(reply, event.answer, said=said and chat.how["early"]):
+            for chunk in reply.end(event.answer, said=said and chat.how["early"]):
                 yield _event(chunk)
         except RefusedError as refused:
             yield _event(refused.as_object())
@@ -291,6 +291,14 @@ class _Asked:
         if not self._over:
             self._over = self._job.gone = True
             self._figures.count(outcome)
+
+
+def _bounded(how: Asking, model: Model) -> Asking:
+    """Programs bound answers at hundreds of tokens out of habit: that is no wish for longer ones than calibration saw."""
+    manifest, most = model.bundle.manifest, how["max_tokens"]
+    if manifest.operating_points and most is not None and most >= manifest.prompt.max_tokens:
+        return {**how, "max_tokens": None}
+    return how
 
 
 async def _gone(request: Request) -> None:

@@ -226,7 +226,7 @@ def _alone(item: Item, plan: Plan) -> None:
     """One question by itself: its picture stays in the KV cache for the next one."""
     look, began = plan.looks[0], time.perf_counter()
     assert item.parts is not None
-    steps = look.session.look_again(
+    steps = look.session.look_at(
         item.key, item.parts, item.question, gate=plan.gate, max_tokens=plan.max_tokens, early=plan.early
     )
     for step in steps:

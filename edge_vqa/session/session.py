@@ -164,7 +164,7 @@ class Session:
         spent = Timings(image_s=time.perf_counter() - began)
         yield from self._asked(pieces, gate, max_tokens, early, spent)
 
-    def look_again(
+    def look_at(
         self, key: bytes, parts: list[Part], question: str, *, gate: Gate, max_tokens: int | None, early: bool = False
     ) -> Iterator[Token | Seen]:
         """`look` at a picture that is encoded already."""

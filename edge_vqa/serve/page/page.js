@@ -79,22 +79,28 @@ function problem(text) {
 function show(file) {
   if (!file) return;
   closeCamera();
-  const reader = new FileReader();
-  reader.onload = () => {
-    state.picture = reader.result;
+  state.picture = read(file);
+  state.picture.then((address) => {
     const image = at("shown");
     image.onerror = () => { image.hidden = true; };  // a format that the browser does not know, and the server may
-    image.src = reader.result;
+    image.src = address;
     image.alt = `The picture that you ask about: ${file.name || "from the clipboard or the camera"}`;
     image.hidden = false;
-    at("hint").textContent = file.name || "a picture";
-    at("drop").classList.add("full");
-    at("answers").replaceChildren();
-    problem("");
-    at("question").focus();
-  };
-  reader.onerror = () => problem("this file cannot be read");
-  reader.readAsDataURL(file);
+  }, (error) => problem(error.message));
+  at("hint").textContent = file.name || "a picture";
+  at("drop").classList.add("full");
+  at("answers").replaceChildren();
+  problem("");
+  at("question").focus();
+}
+
+function read(file) {
+  return new Promise((done, failed) => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.onerror = () => failed(new Error("this file cannot be read"));
+    reader.readAsDataURL(file);
+  });
 }
 
 async function openCamera() {
@@ -134,13 +140,14 @@ function snap() {
 // -- questions ----------------------------------------------------------------------------------------------------------
 
 async function ask(question) {
+  const url = await state.picture;
   const entry = at("entry").content.firstElementChild.cloneNode(true);
   entry.querySelector(".asked").textContent = question;
   entry.querySelector(".verdict").textContent = "not decided yet …";
   entry.classList.add("provisional");
   entry.setAttribute("aria-busy", "true");
   at("answers").prepend(entry);
-  const content = [{ type: "text", text: question }, { type: "image_url", image_url: { url: state.picture } }];
+  const content = [{ type: "text", text: question }, { type: "image_url", image_url: { url } }];
   const body = { model: state.model?.id, messages: [{ role: "user", content }], stream: true, provisional: true, show_candidate: true };
   if (state.points.length) body.risk = state.points[at("slider").value].risk;
   try {

@@ -43,7 +43,7 @@ class Server:
 
 @contextmanager
 def serving(*arguments: object) -> Iterator[Server]:
-    """`edge-vqa serve` with the embedded model on a free port."""
+    """`edge-vqa serve` on a free port, with the embedded model unless another is named."""
     command = [str(PROGRAM), "serve", "--model", "mini", "--port", "0", *map(str, arguments)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     try:

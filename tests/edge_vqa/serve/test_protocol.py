@@ -42,6 +42,13 @@ def test_an_abstention_is_a_refusal_with_empty_content(server: Server) -> None:
     assert reply.choices[0].message.content == "" and reply.edge_vqa["candidate"] == "$4.50"
 
 
+def test_a_bound_that_programs_give_out_of_habit_keeps_the_guarantee(server: Server) -> None:
+    create = server.client().chat.completions.create
+    assert create(model="mini", messages=asked(PRICE, QUESTION), max_tokens=300).edge_vqa["calibrated"]
+    short = create(model="mini", messages=asked(PRICE, QUESTION), max_tokens=2, extra_body={"gate": False})
+    assert short.choices[0].finish_reason == "length" and not short.edge_vqa["calibrated"]
+
+
 def test_a_stream_says_nothing_before_the_gate_has_decided(server: Server) -> None:
     create = server.client().chat.completions.create
     kept = list(create(model="mini", messages=asked(PRICE, QUESTION), stream=True, stream_options={"include_usage": True}))
@@ -84,6 +91,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a word for a number": ({"extra_body": {"risk": "low"}}, "risk must be a number"),
     "two gates": ({"extra_body": {"risk": 0.05, "threshold": 0.5}}, "exclude each other"),
     "no such detail": ({"extra_body": {"detail": "medium"}}, "detail 'medium' is unknown"),
+    "a second look that is early": ({"extra_body": {"early": True, "detail": "auto"}}, "a second look is not taken early"),
     "no tokens": ({"max_tokens": 0}, "an answer of 0 tokens"),
 }
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from edge_vqa.answer import Token, Verdict
+from edge_vqa.answer import Answer, Token, Verdict
 from edge_vqa.bundles.manifest import Temperature
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.cli.options import ConfidenceOption
@@ -93,6 +93,19 @@ def test_the_early_method_streams_what_it_trusts_and_decodes_nothing_else() -> N
         assert len(verdict.answer.trace.tokens) == 1
         always = model.ask(UNKNOWN, "what is this?", gate=False)
         assert always.text and always.confidence == pytest.approx(verdict.answer.confidence, abs=1e-6)
+
+
+def test_one_question_may_be_decided_early_and_the_next_one_not(model: Model) -> None:
+    with load("mini", confidence="selector-early") as always:
+        early = always.ask(PICTURE, QUESTION)
+    whole, now = model.ask(PICTURE, QUESTION), model.ask(PICTURE, QUESTION, early=True)
+    assert (now.confidence_method, now.threshold) == (early.confidence_method, early.threshold)
+    assert now.confidence == pytest.approx(early.confidence, abs=1e-6) and now.calibrated
+    assert whole.confidence_method == "selector" and model.ask(PICTURE, QUESTION).confidence == whole.confidence
+    (together,) = model.ask_many([(UNKNOWN, "what is this?")], early=True, threshold=0.99)
+    assert isinstance(together, Answer) and together.abstained and len(together.trace.tokens) == 1
+    with pytest.raises(EdgeVqaError, match="a second look is not taken early"):
+        model.ask(PICTURE, QUESTION, early=True, detail="auto")
 
 
 def test_ask_early_on_the_command_line(run: Run) -> None:
