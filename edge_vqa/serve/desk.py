@@ -95,12 +95,23 @@ class Desk:
     def submit(self, job: Job) -> None:
         """Put a question at the end of its client's. Raises FullError."""
         with self._change:
-            if self._closing or self._count >= self._most or (self._count and self._bytes + job.size > self._most_bytes):
-                raise FullError
+            if self._full(job):
+                self._leave_out_who_has_gone()
+                if self._full(job):
+                    raise FullError
             self._waiting.setdefault(job.client, deque()).append(job)
             self._count += 1
             self._bytes += job.size
             self._change.notify_all()
+
+    def _full(self, job: Job) -> bool:
+        return self._closing or self._count >= self._most or (self._count > 0 and self._bytes + job.size > self._most_bytes)
+
+    def _leave_out_who_has_gone(self) -> None:
+        left = {client: deque(job for job in jobs if not job.gone) for client, jobs in self._waiting.items()}
+        self._waiting = OrderedDict((client, jobs) for client, jobs in left.items() if jobs)
+        self._count = sum(map(len, self._waiting.values()))
+        self._bytes = sum(job.size for jobs in self._waiting.values() for job in jobs)
 
     def close(self) -> None:
         """Answer what is being answered, and no more."""

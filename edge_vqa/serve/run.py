@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import Model
@@ -16,8 +17,37 @@ from edge_vqa.serve.app import Limits, Service
 from edge_vqa.serve.guard import Guard, Rules
 
 CONNECTIONS = 512
-HEADER_BYTES = 32 * 2**10
+HEADER_BYTES, HEADER_SECONDS = 32 * 2**10, 30.0
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, which waits for a request's headers for ever: here they come in time, or the connection ends."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()  # they are there
+        elif self._timer is None:
+            self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Server(uvicorn.Server):
@@ -78,7 +108,7 @@ def serve(
     server = _Server(
         uvicorn.Config(
             guarded,
-            http="h11",
+            http=Protocol,
             ws="none",
             log_config=None,
             access_log=False,
