@@ -24,6 +24,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -220,12 +221,17 @@ def gone(arguments: argparse.Namespace) -> None:
 
 
 def raw(host: str, port: int, content: bytes, *, wait: float = 20) -> int:
-    """Send bytes, end; the status that came, 0 where the connection was closed without one. Raises TimeoutError for a hang."""
-    with socket.create_connection((host, port), timeout=wait) as connection:
+    """Send bytes, and where the server waits for more, end; the status that came, 0 where the connection was closed without one.
+    Raises TimeoutError for a hang."""
+    with socket.create_connection((host, port), timeout=0.2) as connection:
         try:
             connection.sendall(content)
-            connection.shutdown(socket.SHUT_WR)
-            head = connection.recv(64)
+            try:
+                head = connection.recv(64)
+            except TimeoutError:
+                connection.settimeout(wait)
+                connection.shutdown(socket.SHUT_WR)
+                head = connection.recv(64)
         except (ConnectionError, BrokenPipeError):
             return 0
         return int(head[9:12]) if head.startswith(b"HTTP/1.1 ") else 0
@@ -291,7 +297,8 @@ def malformed(arguments: argparse.Namespace) -> None:
             "--no-color",
         ]
         command += ["--max-examples", str(arguments.requests // 12), "--checks", "not_a_server_error", "--seed", "5"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        with tempfile.TemporaryDirectory() as scratch:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
         print("\n".join(done.stdout.splitlines()[-25:]))
         served = [json.loads(line) for line in lines if line.startswith("{")]
         wrong = [line for line in served if line["status"] >= 500 or "error" in line]
