@@ -221,8 +221,8 @@ def gone(arguments: argparse.Namespace) -> None:
 
 
 def raw(host: str, port: int, content: bytes, *, wait: float = 20) -> int:
-    """Send bytes, and where the server waits for more, end; the status that came, 0 where the connection was closed without one.
-    Raises TimeoutError for a hang."""
+    """Send bytes, and where the server waits for more, end; the status that came, 0 where the connection was closed without
+    one. Raises TimeoutError for a hang."""
     with socket.create_connection((host, port), timeout=0.2) as connection:
         try:
             connection.sendall(content)

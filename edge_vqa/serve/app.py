@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +106,11 @@ class Service:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     async def _chat(self, request: Request) -> Response:
-        model, body = self._loaded(), await request.body()
-        decoded = await _maybe_aside(len(body), lambda: _json(body))
-        chat = chat_of(decoded)
-        if chat.model is not None and chat.model not in (model.bundle.name, "default"):
-            said = f"the model here is {model.bundle.name!r}: name it, or leave model out"
-            raise RefusedError(404, said, param="model", code="model_not_found")
-        far = any(not url.startswith("data:") for url in chat.images)
-        images = await _maybe_aside(LARGE if far else len(body), lambda: self._images(chat))
+        model = self._loaded()
+        chat, images = await self._read(request, model.bundle.name)
         wanted = chat.stream and (chat.provisional or chat.how["early"])
         asked = _Asked(self, request, images, chat.question, _bounded(chat.how, model), tokens=wanted)
+        del images  # the desk's, until they are opened
         first = await asked.next()
         assert first is not None
         if chat.stream:
@@ -124,8 +119,20 @@ class Service:
         assert isinstance(first, Verdict)
         return JSONResponse(Reply(chat, asked.extra).whole(first.answer))
 
-    def _images(self, chat: Chat) -> list[bytes]:
-        return [image_of(url, self._limits.urls, self._limits.body) for url in chat.images]
+    async def _read(self, request: Request, name: str) -> tuple[Chat, list[bytes]]:
+        """The request, for the model of that name, and its pictures. Nothing else of the body is kept while it waits."""
+        body = b"".join([part async for part in request.stream()])
+        chat = chat_of(await _maybe_aside(len(body), lambda: _json(body)))
+        if chat.model not in (None, name, "default"):
+            said = f"the model here is {name!r}: name it, or leave model out"
+            raise RefusedError(404, said, param="model", code="model_not_found")
+        far = any(not url.startswith("data:") for url in chat.images)
+
+        def images() -> list[bytes]:
+            return [image_of(url, self._limits.urls, self._limits.body) for url in chat.images]
+
+        opened = await _maybe_aside(LARGE if far else len(body), images)
+        return replace(chat, images=()), opened
 
     async def _events(self, chat: Chat, asked: _Asked, first: Told) -> AsyncIterator[str]:
         """The chunks of a stream, each an event."""
@@ -166,6 +173,7 @@ class Service:
         if not images:
             raise RefusedError(400, "no picture came: curl -F image=@photo.jpg -F question='what is this?' ...", param="image")
         asked = _Asked(self, request, images, question, how, tokens=False)
+        del images  # the desk's, until they are opened
         verdict = await asked.next()
         assert isinstance(verdict, Verdict)
         answer = verdict.answer

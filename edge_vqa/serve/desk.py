@@ -132,11 +132,12 @@ class Desk:
         last = b""
         while (job := self._next(last)) is not None:
             last, job.begun = job.digest, time.perf_counter()
+            images, job.images = job.images, ()
             if job.gone:
                 continue
             item = Item(job.question, tell=lambda token, job=job: self._tell(job, token))  # type: ignore[misc]
             try:
-                self._see(job, item)
+                self._see(job, item, images)
             except EdgeVqaError as error:
                 job.tell(error)
                 continue
@@ -167,7 +168,7 @@ class Desk:
             self._bytes -= job.size
             return job
 
-    def _see(self, job: Job, item: Item) -> None:
+    def _see(self, job: Job, item: Item, images: Sequence[bytes]) -> None:
         """Open the picture, and where there are cores for it encode it; what was encoded before need not be opened."""
         look = job.plan.looks[0]
         known = (job.digest, look.detail)
@@ -176,7 +177,7 @@ class Desk:
             item.key = self._keys[known]
             item.parts = look.session.cached(item.key)
         if item.parts is None:
-            item.picture = open_picture(list(job.images))
+            item.picture = open_picture(list(images))
             item.key = self._keys[known] = key_of(item.picture, look.detail)
             if len(self._keys) > KNOWN:
                 self._keys.popitem(last=False)
