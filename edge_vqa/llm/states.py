@@ -28,12 +28,12 @@ class LastStates(Watcher):
         rows, self._rows = self._rows or [], None
         return np.concatenate(rows)
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """See `Watcher`."""
         return self._rows is not None and self.name(address) == _NAME
 
-    def behind(self, address: int, node: Tensor) -> None:
+    def behind(self, address: int) -> None:
         """See `Watcher`."""
         assert self._rows is not None
-        self._rows.append(np.empty((node.ne[1], self._width), np.float32))
+        self._rows.append(np.empty((Tensor.from_address(address).ne[1], self._width), np.float32))
         self.read(address, self._rows[-1])

@@ -43,17 +43,17 @@ class Watcher:
             if watcher is None:
                 return not ask
             if ask:
-                return watcher.before(address, Tensor.from_address(address))
-            watcher.behind(address, Tensor.from_address(address))
+                return watcher.before(address)
+            watcher.behind(address)
             return True
 
         self.callback = llama.ggml_backend_sched_eval_callback(watch)
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """Called before a node runs: whether to stop behind it. Where none stops, llama.cpp runs on without a pause."""
         raise NotImplementedError
 
-    def behind(self, address: int, node: Tensor) -> None:
+    def behind(self, address: int) -> None:
         """Called when a node that was stopped behind has run."""
 
     def name(self, address: int) -> bytes:

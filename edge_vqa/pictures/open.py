@@ -107,7 +107,7 @@ def _read(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
         if len(data) > MAX_BYTES:
             raise EdgeVqaError(f"{name} has more than {MAX_BYTES >> 20} MB", "give a smaller picture")
     elif isinstance(source, str) and source.startswith("data:"):
-        name, data = "the data URI", _inline(source)
+        name, data = "the data URI", inline(source)
     else:
         path = Path(source)
         name = str(path)
@@ -131,8 +131,8 @@ def _read(source: str | os.PathLike[str] | bytes) -> tuple[str, bytes]:
     return name, data
 
 
-def _inline(uri: str) -> bytes:
-    """The bytes in a data URI (RFC 2397)."""
+def inline(uri: str) -> bytes:
+    """The bytes in a data URI (RFC 2397). Raises EdgeVqaError."""
     head, _, body = uri.partition(",")
     try:
         content = unquote_to_bytes(body)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
 from collections.abc import Collection
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
 
+from edge_vqa.errors import EdgeVqaError
+from edge_vqa.pictures.open import inline
 from edge_vqa.serve.protocol import RefusedError
 
 SECONDS, WHOLE_SECONDS = 10.0, 30.0  # for a host to go on, and for a whole picture
@@ -29,12 +29,10 @@ _open = build_opener(_NoRedirects, ProxyHandler({})).open
 def image_of(url: str, allowed: Collection[str], most: int) -> bytes:
     """The bytes of a picture, at most so many. allowed: hosts that http addresses may name. Raises RefusedError."""
     if url.startswith("data:"):
-        head, _, body = url.partition(",")
         try:
-            content = unquote_to_bytes(body)
-            return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
-        except (ValueError, binascii.Error):
-            raise RefusedError(400, "the data URI is damaged: give data:image/jpeg;base64, and the file in base64") from None
+            return inline(url)
+        except EdgeVqaError as error:
+            raise RefusedError(400, str(error)) from None
     try:
         parts = urlsplit(url)
         host = parts.hostname

@@ -33,9 +33,9 @@ class ClassTokenOrder(Watcher):
         self._first = False  # or put in front
         self._written: set[str] = set()
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """See `Watcher`."""
-        sources = [int(s) for s in node.src[:2] if s]
+        sources = [int(s) for s in Tensor.from_address(address).src[:2] if s]
         if len(sources) == 2:
             names = [self.name(source) for source in sources]
             if names[1] == _CLASS:

@@ -51,8 +51,9 @@ class Parameters(Watcher):
         self._right = names == [b"GEGLU", b"GEGLU_QUICK"]  # else the numbers above are another version's
         self._seen = not self._change.always
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """See `Watcher`."""
+        node = Tensor.from_address(address)
         if self._right and self.op(node) == self._change.operator:
             node.op_params[0] = self._change.change(node.op_params[0])
             self._seen = True

@@ -32,10 +32,11 @@ class PositionOrder(Watcher):
         self._behind = False  # the class token was appended in the graph that is about to run
         self._right = False  # or put in front, or positions are in their places
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """See `Watcher`."""
         if self._right:
             return False
+        node = Tensor.from_address(address)
         sources = [int(source) for source in node.src[:2] if source]
         if self.op(node) == b"CONCAT" and self._is_class(sources[0]):
             self._right = True

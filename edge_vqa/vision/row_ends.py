@@ -24,13 +24,14 @@ class RowEnds(Watcher):
     def __init__(self, header: Header) -> None:
         super().__init__()
 
-    def before(self, address: int, node: Tensor) -> bool:
+    def before(self, address: int) -> bool:
         """See `Watcher`."""
+        node = Tensor.from_address(address)
         return node.op_params[0] == 0 and self.op(node) == b"SCALE"
 
-    def behind(self, address: int, node: Tensor) -> None:
+    def behind(self, address: int) -> None:
         """See `Watcher`."""
-        self.write(address, np.zeros([*node.ne][::-1], np.float32))
+        self.write(address, np.zeros([*Tensor.from_address(address).ne][::-1], np.float32))
 
     def check(self) -> None:
         """There is nothing to look for: a graph that scales nothing by 0 is sound."""

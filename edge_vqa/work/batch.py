@@ -27,6 +27,7 @@ from edge_vqa.pictures.open import MAX_BYTES
 from edge_vqa.session.plan import Asking
 from edge_vqa.visible import as_json
 from edge_vqa.work.questions import Question
+from edge_vqa.work.told import judgement
 
 _BEGIN = b'{"question_id": '  # of every line
 SYNC_S = 2.0  # a power cut costs at most the answers of so many seconds
@@ -189,19 +190,9 @@ def _described(settings: Settings) -> dict[str, Any]:
 def _line(answer: Answer | EdgeVqaError, show_candidate: bool) -> dict[str, Any]:
     if isinstance(answer, EdgeVqaError):
         return {"error": answer.what}
-    return {
-        "answer": answer.text,
-        "candidate": answer.candidate if show_candidate or not answer.abstained else None,
-        "abstained": answer.abstained,
-        "reason": answer.reason,
-        "confidence": answer.confidence,
-        "familiarity": answer.familiarity,
-        "threshold": answer.threshold,
-        "risk_target": answer.risk_target,
-        "calibrated": answer.calibrated,
-        "maxprob": answer.maxprob,
-        "total_s": round(answer.timings.total_s, 6),
-    }
+    made = judgement(answer, show_candidate=show_candidate)
+    del made["confidence_method"]  # the same in every line: the head of the file says it
+    return made | {"total_s": round(answer.timings.total_s, 6)}
 
 
 @contextmanager

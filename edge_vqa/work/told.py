@@ -30,9 +30,8 @@ def in_words(answer: Answer, *, show_candidate: bool = False) -> str:
     return f"{said}, {limit}{note}{guess}"
 
 
-def as_object(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
-    """The object that `ask --json` prints and `/ask` of a server returns; its keys are a contract."""
-    timings = answer.timings
+def judgement(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
+    """What was decided, and on what grounds."""
     return {
         "answer": answer.text,
         "candidate": answer.candidate if show_candidate or not answer.abstained else None,
@@ -45,6 +44,13 @@ def as_object(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
         "risk_target": answer.risk_target,
         "calibrated": answer.calibrated,
         "maxprob": answer.maxprob,
+    }
+
+
+def as_object(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
+    """The object that `ask --json` prints and `/ask` of a server returns; its keys are a contract."""
+    timings = answer.timings
+    return judgement(answer, show_candidate=show_candidate) | {
         "model": answer.model,
         "tokens": [
             {"text": token.text, "logprob": token.logprob, "entropy": token.entropy}
