@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
+import socket
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -33,11 +35,11 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Rules:
-    """token: that requests must bear; hosts: names that a request may call this server by, None for any; origins: of pages
-    elsewhere that may ask; body: bytes of a request."""
+    """token: that requests must bear; named: whether a request may call this server by a name; origins: of pages elsewhere that
+    may ask; body: bytes of a request."""
 
     token: str | None
-    hosts: Collection[str] | None
+    named: Callable[[str], bool]
     origins: Collection[str]
     body: int
 
@@ -85,8 +87,8 @@ class Guard:
     def _check(self, scope: Scope, headers: Headers) -> None:
         """Raise RefusedError for a request that is none of the server's."""
         rules, host, origin = self._rules, headers.get("host", ""), headers.get("origin")
-        if rules.hosts is not None and _name(host) not in rules.hosts:
-            raise RefusedError(421, "this server goes by another name: ask it as localhost, or start it with --host")
+        if not rules.named(_name(host)):
+            raise RefusedError(421, "this server does not go by that name: ask it by its address, or start it with --token")
         if origin is not None and origin not in rules.origins and origin.partition("://")[2] != host:
             raise RefusedError(403, "pages of other sites may not ask here: start the server with --allow-origin")
         preflight = scope["method"] == "OPTIONS" and origin in rules.origins
@@ -137,6 +139,18 @@ class _Body:
         self._whole = not message.get("more_body", False)
         self._guard.take(came, self.size)
         return message
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is one that no stranger can point at this machine (DNS rebinding): an address, this machine's own, one
+    without a dot, or of a zone that the public DNS leaves to local networks (RFC 6762, RFC 8375, ICANN's .internal)."""
+    if "." not in name or name.endswith((".local", ".lan", ".home.arpa", ".internal", ".localhost")):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == socket.gethostname().lower()
+    return True
 
 
 def _name(host: str) -> str:

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import Model
 from edge_vqa.serve.app import Limits, Service
-from edge_vqa.serve.guard import Guard, Rules
+from edge_vqa.serve.guard import Guard, Rules, is_local
 
 CONNECTIONS = 512
 HEADER_BYTES, HEADER_SECONDS = 32 * 2**10, 30.0
@@ -65,6 +65,13 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
+def _names(host: str, token: str | None) -> Callable[[str], bool]:
+    """By which names it may be called: where no token is asked for, by none that a page elsewhere could make its own."""
+    if host in LOOPBACK:
+        return LOOPBACK.__contains__
+    return is_local if token is None else lambda name: True
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises EdgeVqaError."""
     try:
@@ -103,8 +110,7 @@ def serve(
         server.should_exit = True
 
     service = Service(load, limits, ready, failed)
-    hosts = LOOPBACK if host in LOOPBACK else None
-    guarded = Guard(service.app, Rules(token, hosts, limits.origins, limits.body), service.figures.log)
+    guarded = Guard(service.app, Rules(token, _names(host, token), limits.origins, limits.body), service.figures.log)
     server = _Server(
         uvicorn.Config(
             guarded,

@@ -49,6 +49,24 @@ def test_pages_of_other_sites_may_not_ask(headers: dict[str, str], status: int, 
     assert got == status and body["error"]["type"] == "invalid_request_error"
 
 
+def test_an_open_server_goes_by_no_name_that_a_stranger_could_point_at_it() -> None:
+    """DNS rebinding: a page of evil.example, whose name suddenly means this machine, is of the same origin."""
+    names = {
+        "evil.example": 421,
+        "evil.example:8080": 421,
+        "192.168.1.5:8080": 200,
+        "[::1]": 200,
+        "camera": 200,
+        "nas.local": 200,
+    }
+    with serving("--host", "0.0.0.0", "--open") as server:
+        for name, status in names.items():
+            assert request(server, "GET", "/v1/models", Host=name, Origin=f"http://{name}")[0] == status, name
+    with serving("--host", "0.0.0.0", "--token", "secret") as server:
+        said = request(server, "GET", "/v1/models", Host="vqa.example", Authorization="Bearer secret")
+        assert said[0] == 200, "behind a proxy"
+
+
 def test_every_reply_bears_what_keeps_it_safe(server: Server) -> None:
     for path in ("/", "/v1/models", "/nothing"):
         _, _, headers = request(server, "GET", path)

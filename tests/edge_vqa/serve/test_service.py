@@ -44,7 +44,7 @@ class Here:
 @contextmanager
 def here(limits: Limits, make: Callable[[], Model]) -> Iterator[Here]:
     service = Service(make, limits, lambda model: None, lambda error: None)
-    app = Guard(service.app, Rules(None, LOOPBACK, (), limits.body), lambda **said: None)
+    app = Guard(service.app, Rules(None, LOOPBACK.__contains__, (), limits.body), lambda **said: None)
     server = uvicorn.Server(uvicorn.Config(app, http=run.Protocol, ws="none", log_config=None))
     listening = listen("127.0.0.1", 0)
     running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -65,7 +65,9 @@ def mine() -> Iterator[Model]:
 
 
 def wait_for(ask: Here) -> None:
-    while ask("GET", "/ready")[0] != 200:
+    until = time.monotonic() + 60
+    while (said := ask("GET", "/ready"))[0] != 200:
+        assert time.monotonic() < until, said
         time.sleep(0.01)
 
 
