@@ -13,7 +13,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Container, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -117,11 +117,14 @@ class Model(Session):
         live = events()
         return live
 
-    def ask_many(self, asked: Iterable[tuple[ImageSource, str]], **how: Unpack[Asking]) -> Generator[Answer | EdgeVqaError]:
+    def ask_many(
+        self, asked: Iterable[tuple[ImageSource, str]], *, cuts: Container[int] = (), **how: Unpack[Asking]
+    ) -> Generator[Answer | EdgeVqaError]:
         """`ask` for many questions, faster: an Answer for each, in order, or the error that it would have raised.
 
         Up to `Options.sequences` questions are decoded together, neighbours on one picture share it, and the next pictures are
-        opened meanwhile. No more of `asked` is taken than is needed for that.
+        opened meanwhile. No more of `asked` is taken than is needed for that. Rounding depends on what is decoded together.
+        cuts: numbers of questions behind which nothing depends on those before.
         """
         if not isinstance(asked, Iterable):
             raise TypeError(f"asked must be pairs of an image and a question, not {type(asked).__name__}")
@@ -130,7 +133,7 @@ class Model(Session):
         def answers() -> Generator[Answer | EdgeVqaError]:
             with self.turn():
                 self._live = live
-                yield from many.run(self, asked, chosen)
+                yield from many.run(self, asked, chosen, cuts)
 
         live = answers()
         return live

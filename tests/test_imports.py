@@ -23,11 +23,12 @@ MAY_IMPORT = {
 # the rest.
 CONVERTERS_MAY_TAKE = ("bundles", "border", "native", "errors", "visible", "device.admission", "device.profile", "cli.terminal")
 THEY_ASK = {"calibration.py", "compare.py", "cli.py", "asked.py", "conversion.py"}
-HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas", "huggingface_hub")
+HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas")
+HEAVY += ("huggingface_hub", "ray", "pyarrow", "fsspec")
 # Within the runtime: a room (a folder, or a file beside the folders) may import from those before it only
 ROOMS = (
     *("visible", "errors", "metrics", "border", "bundles", "pictures", "native", "trust", "vision", "llm", "answer", "device"),
-    *("session", "model", "checks", "work", "serve", "cli", "__main__"),
+    *("session", "model", "checks", "work", "cluster", "serve", "cli", "__main__"),
 )
 
 

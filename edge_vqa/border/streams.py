@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from edge_vqa.errors import EdgeVqaError
 
@@ -61,6 +63,27 @@ def prepare() -> None:
             line_buffering=out.line_buffering,
             write_through=out.write_through,
         )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Standard error stays ours: what libraries write to the descriptors of both outputs meanwhile is lost."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept, error, nowhere = (os.dup(1), os.dup(2)), sys.stderr, os.open(os.devnull, os.O_WRONLY)
+    with open(kept[1], "w", encoding=error.encoding, errors=error.errors, buffering=1, closefd=False) as sys.stderr:
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            sys.stderr = error
+            for number, was in zip((1, 2), kept, strict=True):
+                os.dup2(was, number)
+                os.close(was)
+            os.close(nowhere)
 
 
 def say_no_more() -> None:

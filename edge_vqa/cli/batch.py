@@ -21,9 +21,12 @@ from edge_vqa.cli.options import (
     VisionOption,
     spread,
 )
+from edge_vqa.cli.ray import RayOption
 from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
+    from edge_vqa.cluster.worker import Tally
+    from edge_vqa.work.batch import Outcome
     from edge_vqa.work.evaluation import Case, Judged
     from edge_vqa.work.questions import Question
 
@@ -34,7 +37,8 @@ app = typer.Typer()
     epilog="""
 [bold]Examples[/bold]\n
   edge-vqa batch questions.jsonl -o answers.jsonl\n
-  edge-vqa batch questions.jsonl -o answers.jsonl --risk 0.1 --skip-missing\n\n
+  edge-vqa batch questions.jsonl -o answers.jsonl --risk 0.1 --skip-missing\n
+  edge-vqa batch "s3://bucket/shards/*.tar" -o s3://bucket/answers.parquet --ray auto\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?"}; image relative to the file.
 A line of ANSWERS has the same question_id, and answer, abstained, confidence, ...; or error.\n
 Interrupted? The same command again goes on where it stopped; a question or picture changed since is asked again.\n
@@ -43,26 +47,43 @@ Exit status: 0 all asked, 1 some failed, 2 wrong usage.
 )
 @spread
 def batch(
-    questions: Annotated[Path, typer.Argument(help="Questions, JSON lines.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="ANSWERS.jsonl", help="Where the answers go.")],
+    questions: Annotated[str, typer.Argument(help="Questions, JSON lines; with --ray also Parquet or tar shards.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="ANSWERS.jsonl", help="Where the answers go; with --ray also a folder, or X.parquet."
+        ),
+    ],
     *,
     asking: Asking,
     loading: Loading,
     skip_missing: SkipOption = False,
     together: TogetherOption = None,
+    ray: RayOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Ask all questions of a file; goes on where it was interrupted."""
     del debug  # read by program.run
     from edge_vqa.work import batch as batches
 
-    asked, missing = _questions(questions, skip_missing)
     settings = batches.Settings(**asking.how(), show_candidate=asking.show_candidate)
+    if ray is not None:
+        from edge_vqa.cli import ray as spread_out
+
+        made = spread_out.ask(questions, output, settings, loading, address=ray, together=together, skip_missing=skip_missing)
+        _told(output, made.tally, made.plan.missing)
+        return
+    asked, missing = _questions(Path(questions), skip_missing)
     with loading.loaded(sequences=together) as model, terminal.progress() as bars:
         task = bars.add_task("asking", total=len(asked))
-        outcome = batches.run(model, asked, output, settings, lambda done: bars.update(task, completed=len(done)))
-    left_out = f", {len(missing)} left out: no picture" if missing else ""
+        outcome = batches.run(model, asked, Path(output), settings, lambda done: bars.update(task, completed=len(done)))
     again = f"; {outcome.again} asked again, whose question or picture was changed" if outcome.again else ""
+    _told(output, outcome, len(missing), again)
+
+
+def _told(output: str, outcome: Outcome | Tally, missing: int, again: str = "") -> None:
+    """What came of it; exit status 1 where some could not be asked."""
+    left_out = f", {missing} left out: no picture" if missing else ""
     terminal.tell(
         f"{output}: {outcome.answered} answered, {outcome.abstained} abstained, {outcome.failed} failed{left_out}{again}"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from edge_vqa.vision.tokens import Part
 @dataclass
 class Item:
     """A question on its way. `answer`: what came of it so far. `tell`: is given the tokens of the last look as they come, and
-    says whether anybody waits for more."""
+    says whether anybody waits for more. `cut`: it is not decoded together with the one before."""
 
     question: str
     picture: Picture | None = None
@@ -37,13 +37,16 @@ class Item:
     image_s: float = 0.0
     answer: Answer | EdgeVqaError | None = None
     tell: Callable[[Token], bool] | None = None
+    cut: bool = False
 
 
-def run(session: Session, asked: Iterable[tuple[ImageSource, str]], plan: Plan) -> Iterator[Answer | EdgeVqaError]:
+def run(
+    session: Session, asked: Iterable[tuple[ImageSource, str]], plan: Plan, cuts: Container[int] = ()
+) -> Iterator[Answer | EdgeVqaError]:
     """See `Model.ask_many`; it is this session's turn."""
     first = plan.looks[0]
     ahead = cores() >= session.threads.vision + session.threads.decode
-    with closing(_prepared(first, asked, session.sequences, encode=ahead)) as items:
+    with closing(_prepared(first, asked, session.sequences, cuts, encode=ahead)) as items:
         for group in rounds(items, first, plan):
             answer(group, plan)
             for item in group:
@@ -70,7 +73,9 @@ def withdrawn() -> EdgeVqaError:
     return EdgeVqaError("the question was withdrawn", "ask it again")
 
 
-def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, *, encode: bool) -> Generator[Item]:
+def _prepared(
+    look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, cuts: Container[int], *, encode: bool
+) -> Generator[Item]:
     """Items with their picture opened (and encoded), by a thread that is at most `ahead` questions ahead."""
     ready: queue.Queue[Item | BaseException | None] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
@@ -85,10 +90,10 @@ def _prepared(look: Look, asked: Iterable[tuple[ImageSource, str]], ahead: int, 
     def work() -> None:
         last: tuple[object, Picture, bytes] | None = None
         try:
-            for image, question in asked:
+            for number, (image, question) in enumerate(asked):
                 if stopped.is_set():
                     return
-                item = Item(question)
+                item = Item(question, cut=number in cuts)
                 try:
                     clean_question(question)
                     began, stamp = time.perf_counter(), _stamp(image)
@@ -138,7 +143,7 @@ def rounds(items: Iterator[Item], look: Look, plan: Plan) -> Iterator[list[Item]
         alone, question = _sized(item, look, plan)
         there = look.session.shares and any(other.key == item.key for other in group)  # its cells are
         picture = 0 if there else alone
-        if group and taken + picture + question >= look.session.n_ctx:
+        if group and (item.cut or taken + picture + question >= look.session.n_ctx):
             yield group
             group, taken, picture = [], 0, alone
         group.append(item)

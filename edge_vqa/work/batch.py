@@ -26,7 +26,7 @@ from edge_vqa.model import Model
 from edge_vqa.pictures.open import MAX_BYTES
 from edge_vqa.session.plan import Asking
 from edge_vqa.visible import as_json
-from edge_vqa.work.questions import Question
+from edge_vqa.work.questions import Question, parts
 from edge_vqa.work.told import judgement
 
 _BEGIN = b'{"question_id": '  # of every line
@@ -109,7 +109,9 @@ def run(
                 contents.append(content)
                 yield question.image, question.question
 
-        answers = model.ask_many(asked(), **settings.how)
+        firsts = {part[0].question_id for part in parts(questions, lambda question: question.image)}
+        cuts = {number for number, question in enumerate(rest) if question.question_id in firsts}
+        answers = model.ask_many(asked(), cuts=cuts, **settings.how)
         end = stream.seek(0, os.SEEK_END)
         with closing(answers):
             for number, (question, answer) in enumerate(zip(rest, answers, strict=True)):

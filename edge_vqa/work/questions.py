@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from edge_vqa.border import untrusted
 from edge_vqa.errors import EdgeVqaError
+
+T = TypeVar("T")
+PART, LEAST = 128, 96
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,23 @@ def present(questions: Sequence[Question], path: Path, *, skip_missing: bool) ->
     return there, missing
 
 
-def _parse(entry: object, folder: Path) -> Question:
+def parts(asked: Iterable[T], picture: Callable[[T], object]) -> Iterator[list[T]]:
+    """Neighbours that are asked as one part: at most `PART`, cut where the picture changes if it does behind the first `LEAST`.
+    What comes of a question depends on no other part: however many machines ask, and whichever of them."""
+    held: list[T] = []
+    for question in asked:
+        held.append(question)
+        if len(held) > PART:
+            changes = (n for n in range(PART, LEAST - 1, -1) if picture(held[n]) != picture(held[n - 1]))
+            cut = next(changes, PART)
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+def checked(entry: object) -> dict[str, Any]:
+    """A line's content. Raises ValueError."""
     if not isinstance(entry, dict):
         raise ValueError("not an object")
     for key in ("question_id", "image", "question"):
@@ -85,6 +105,11 @@ def _parse(entry: object, folder: Path) -> Question:
         raise ValueError("answers must be a list of strings")
     if not isinstance(entry["image"], str) or not isinstance(entry["question"], str):
         raise ValueError("image and question must be strings")
-    if entry["image"].startswith(("http://", "https://", "data:")):
+    return entry
+
+
+def _parse(entry: object, folder: Path) -> Question:
+    line = checked(entry)
+    if line["image"].startswith(("http://", "https://", "data:")):
         raise ValueError("image must be a file: download it, and give its path")
-    return Question(str(entry["question_id"]), folder / entry["image"], entry["question"], tuple(answers))
+    return Question(str(line["question_id"]), folder / line["image"], line["question"], tuple(line.get("answers", ())))

@@ -1,0 +1,208 @@
+"""What a cluster gives and bears: rates, the cost of Ray, long lists, and killed nodes and drivers.
+
+    python -m benchmarks.cluster rates [--model mini] [--questions 2000] [--repeat 3]
+    python -m benchmarks.cluster overhead
+    python -m benchmarks.cluster million [--questions 1000000]
+    python -m benchmarks.cluster nodes [--questions 5000] [--kills 10]
+    python -m benchmarks.cluster drivers [--questions 5000] [--kills 10]
+
+All on one machine: `nodes` and `drivers` on a simulated cluster of four nodes (ray.cluster_utils), against one process.
+`rates` counts from the first part that is answered to the last, without the start of workers, which does not grow with the
+number of questions; one worker, two workers and `ask_many` alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+from benchmarks.serving import questions
+from edge_vqa.cluster import drive, listing, parts
+from edge_vqa.cluster.answers import Answers
+from edge_vqa.cluster.places import place
+from edge_vqa.model import load
+from edge_vqa.work.batch import Settings
+
+EDGE_VQA = [sys.executable, "-m", "edge_vqa", "batch"]
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+
+
+def written(path: Path, count: int) -> Path:
+    """A questions file about 200 pictures, neighbours on one picture."""
+    asked = sorted(questions(count, 200), key=lambda one: one[0])
+    with path.open("w") as stream:
+        for number, (image, question) in enumerate(asked):
+            stream.write(json.dumps({"question_id": str(number), "image": str(image), "question": question}) + "\n")
+    return path
+
+
+def rate(work: Answers, source: Path, folder: Path, workers: int) -> float:
+    """Questions a second of so many workers of one thread, from the first part to the last."""
+    stamps: list[tuple[float, int]] = []
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        if step == "asking":
+            stamps.append((time.perf_counter(), done))
+
+    os.sched_setaffinity(0, range(workers))
+    try:
+        drive.run(work, listing.read(str(source)), place(str(folder)), address="local", asked={}, threads=1, progress=progress)
+    finally:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    (began, first), (ended, last) = stamps[workers], stamps[-1]
+    return (last - first) / (ended - began)
+
+
+def rates(arguments: argparse.Namespace) -> None:
+    found: dict[str, list[float]] = {"one": [], "two": [], "ask_many": []}
+    options = drive.options_for(arguments.model, {}, None)
+    with tempfile.TemporaryDirectory() as scratch:
+        source = written(Path(scratch) / "questions.jsonl", arguments.questions)
+        asked = [(listed.image, listed.question) for listed in listing.read(str(source))]
+        for turn in range(arguments.repeat):
+            work = Answers(arguments.model, options, Settings())
+            found["one"].append(rate(work, source, Path(scratch) / f"one{turn}", 1))
+            found["two"].append(rate(work, source, Path(scratch) / f"two{turn}", 2))
+            with load(arguments.model, **options) as model:
+                began = time.perf_counter()
+                for answer in model.ask_many(asked):
+                    assert not isinstance(answer, Exception)
+                found["ask_many"].append(len(asked) / (time.perf_counter() - began))
+            print({name: round(values[-1], 1) for name, values in found.items()}, flush=True)
+            one, two = (list(Path(scratch).glob(f"{name}{turn}/part-*")) for name in ("one", "two"))
+            assert _answers(one) == _answers(two), "not the same answers"
+    for other in ("one", "ask_many"):
+        ratio = statistics.median(two / value for two, value in zip(found["two"], found[other], strict=True))
+        print(f"two workers against {other}: {ratio:.3f}, median of {arguments.repeat}")
+
+
+def _answers(files: Sequence[Path]) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for file in sorted(files) for line in file.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "total_s"} for line in lines]
+
+
+class Nothing(Answers):
+    """A part that costs nothing."""
+
+    def answer(self, model: Any, asked: Any, images: Any, old: Any, to: Path) -> None:
+        to.write_text("".join(json.dumps({"question_id": one.question_id, "abstained": True}) + "\n" for one in asked))
+
+
+def overhead(arguments: argparse.Namespace) -> None:
+    """Of a part, when nothing is asked: Ray, reading what is asked, writing the file."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source = written(Path(scratch) / "questions.jsonl", 40_000)
+        work = Nothing(arguments.model, drive.options_for(arguments.model, {}, None), Settings())
+        served = rate(work, source, Path(scratch) / "run", 1)
+        files = list((Path(scratch) / "run").glob("part-*"))
+        print(f"{1000 / served * 40_000 / len(files):.1f} ms a part of {40_000 / len(files):.0f} questions, one worker")
+
+
+def million(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        base = questions(5000, 500)
+        source = Path(scratch) / "questions.jsonl"
+        with source.open("w") as stream:
+            for number in range(arguments.questions):
+                image, question = base[number // 4 % len(base)]
+                stream.write(json.dumps({"question_id": str(number), "image": str(image), "question": question}) + "\n")
+        folder = place(str(Path(scratch) / "run"))
+        began = time.perf_counter()
+        plan = parts.write_plan(listing.read(str(source)), folder)
+        listed = time.perf_counter() - began
+        line = json.dumps({"question_id": "0", "answer": "x" * 300, "abstained": False}) + "\n"
+        for part in plan.parts:
+            (Path(folder.path) / part.name(".jsonl")).write_text(line * part.count)
+        work = Answers(arguments.model, {}, Settings())
+        began = time.perf_counter()
+        plan = parts.write_plan(listing.read(str(source)), folder)
+        there = drive.found(work, plan, folder, set(folder.names()))
+        resumed = time.perf_counter() - began
+        assert sum(map(len, there.values())) == arguments.questions
+        import ray.data  # noqa: F401 - of what the driver holds
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        took = f"listed in {listed:.1f} s, resumed in {resumed:.1f} s"
+        print(f"{arguments.questions:,} questions, {len(plan.parts):,} parts: {took}, at most {most:.0f} MB")
+
+
+def alone(source: Path, output: Path) -> list[dict[str, Any]]:
+    subprocess.run([*EDGE_VQA, str(source), "-o", str(output), "--model", "mini"], check=True)
+    return _answers([output])
+
+
+def killed(arguments: argparse.Namespace, *, drivers: bool) -> None:
+    from ray.cluster_utils import Cluster
+
+    rng = random.Random(arguments.seed)
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
+    for _ in range(4):
+        cluster.add_node(**NODE)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            source = written(Path(scratch) / "questions.jsonl", arguments.questions)
+            expected = alone(source, Path(scratch) / "alone.jsonl")
+            output = Path(scratch) / "answers.jsonl"
+            command = [*EDGE_VQA, str(source), "-o", str(output), "--model", "mini", "--ray", cluster.address]
+            began, kills = time.perf_counter(), 0
+            while True:
+                driver = subprocess.Popen(command)
+                if drivers and kills < arguments.kills:
+                    _after(driver, rng.uniform(2, 25))
+                    if driver.poll() is None:
+                        driver.kill()
+                        kills += 1
+                while not drivers and driver.poll() is None and kills < arguments.kills:
+                    _after(driver, rng.uniform(5, 25))
+                    cluster.remove_node(rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
+                    cluster.add_node(**NODE)
+                    kills += 1
+                    print(f"a node killed, {time.perf_counter() - began:.0f} s after the start", flush=True)
+                if driver.wait() == 0:
+                    break
+            made = _answers([output])
+            different = sum(one != other for one, other in zip(expected, made, strict=True))
+            what = "driver" if drivers else "a node"
+            print(f"{what} killed {kills} times: {len(made):,} answers to {len(expected):,} questions, {different} different")
+    finally:
+        cluster.shutdown()
+
+
+def _after(process: subprocess.Popen[bytes], seconds: float) -> None:
+    ended = threading.Event()
+    threading.Thread(target=lambda: (process.wait(), ended.set()), daemon=True).start()
+    ended.wait(seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["rates", "overhead", "million", "nodes", "drivers"])
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--questions", type=int, default=None)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.questions = arguments.questions or {"million": 1_000_000, "rates": 2000}.get(arguments.what, 5000)
+    if arguments.what in ("nodes", "drivers"):
+        killed(arguments, drivers=arguments.what == "drivers")
+    else:
+        globals()[arguments.what](arguments)
+
+
+if __name__ == "__main__":
+    main()
