@@ -1,6 +1,6 @@
 """What a cluster gives and bears: rates, the cost of Ray, long lists, and killed nodes and drivers.
 
-    python -m benchmarks.cluster rates [--model mini] [--questions 2000] [--repeat 3]
+    python -m benchmarks.cluster rates [--model mini] [--questions 6000] [--repeat 3]
     python -m benchmarks.cluster overhead
     python -m benchmarks.cluster million [--questions 1000000]
     python -m benchmarks.cluster nodes [--questions 5000] [--kills 10]
@@ -14,6 +14,7 @@ number of questions; one worker, two workers and `ask_many` alternate.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -24,18 +25,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from benchmarks.serving import questions
-from edge_vqa.cluster import drive, listing, parts
+from edge_vqa.cluster import drive, listing
 from edge_vqa.cluster.answers import Answers
 from edge_vqa.cluster.places import place
 from edge_vqa.model import load
 from edge_vqa.work.batch import Settings
+from edge_vqa.work.questions import parts
 
 EDGE_VQA = [sys.executable, "-m", "edge_vqa", "batch"]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -113,31 +115,36 @@ def overhead(arguments: argparse.Namespace) -> None:
 
 
 def million(arguments: argparse.Namespace) -> None:
+    """The command itself: to list, with no cluster to ask, then to resume with all parts but one answered."""
     with tempfile.TemporaryDirectory() as scratch:
         base = questions(5000, 500)
-        source = Path(scratch) / "questions.jsonl"
+        source, output = Path(scratch) / "questions.jsonl", Path(scratch) / "answers"
         with source.open("w") as stream:
             for number in range(arguments.questions):
                 image, question = base[number // 4 % len(base)]
                 stream.write(json.dumps({"question_id": str(number), "image": str(image), "question": question}) + "\n")
-        folder = place(str(Path(scratch) / "run"))
+        command = [*EDGE_VQA, str(source), "-o", str(output), "--model", arguments.model, "--ray"]
         began = time.perf_counter()
-        plan = parts.write_plan(listing.read(str(source)), folder)
+        subprocess.run([*command, "127.0.0.1:9"], check=False)
         listed = time.perf_counter() - began
         line = json.dumps({"question_id": "0", "answer": "x" * 300, "abstained": False}) + "\n"
-        for part in plan.parts:
-            (Path(folder.path) / part.name(".jsonl")).write_text(line * part.count)
-        work = Answers(arguments.model, {}, Settings())
+        for number, part in enumerate(questions_of(output / "_asked.jsonl")):
+            if number:
+                name = f"part-{number:06}-{hashlib.sha256(part).hexdigest()[:16]}.jsonl"
+                (output / name).write_text(line * part.count(b"\n"))
         began = time.perf_counter()
-        plan = parts.write_plan(listing.read(str(source)), folder)
-        there = drive.found(work, plan, folder, set(folder.names()))
+        subprocess.run([*command, "local"], check=True)
         resumed = time.perf_counter() - began
-        assert sum(map(len, there.values())) == arguments.questions
-        import ray.data  # noqa: F401 - of what the driver holds
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        took = f"listed in {listed:.1f} s, resumed in {resumed:.1f} s, Ray's start and one part among them"
+        print(f"{arguments.questions:,} questions: {took}; the driver, or a worker, took at most {most:.0f} MB")
 
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        took = f"listed in {listed:.1f} s, resumed in {resumed:.1f} s"
-        print(f"{arguments.questions:,} questions, {len(plan.parts):,} parts: {took}, at most {most:.0f} MB")
+
+def questions_of(asked: Path) -> Iterator[bytes]:
+    """The lines of each part."""
+    with asked.open("rb") as stream:
+        for part in parts(stream, lambda raw: json.loads(raw)["image"]):
+            yield b"".join(part)
 
 
 def alone(source: Path, output: Path) -> list[dict[str, Any]]:
@@ -197,7 +204,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    arguments.questions = arguments.questions or {"million": 1_000_000, "rates": 2000}.get(arguments.what, 5000)
+    arguments.questions = arguments.questions or {"million": 1_000_000, "rates": 6000}.get(arguments.what, 5000)
     if arguments.what in ("nodes", "drivers"):
         killed(arguments, drivers=arguments.what == "drivers")
     else:

@@ -98,7 +98,8 @@ def _told(output: str, outcome: Outcome | Tally, missing: int, again: str = "") 
 [bold]Examples[/bold]\n
   edge-vqa eval questions.jsonl -o report/\n
   edge-vqa eval questions.jsonl -o report/ --model mine --skip-missing\n
-  edge-vqa eval questions.jsonl -o report/ --foreign receipts.jsonl --foreign night.jsonl\n\n
+  edge-vqa eval questions.jsonl -o report/ --foreign receipts.jsonl --foreign night.jsonl\n
+  edge-vqa eval questions.jsonl -o report/ --ray auto\n\n
 A line of QUESTIONS: {"question_id": "1", "image": "a.jpg", "question": "what is this?", "answers": ["dog"]}.\n
 Interrupted? The same command again goes on where it stopped (answers.jsonl in the folder).
 """,
@@ -117,6 +118,7 @@ def eval_(
     device: DeviceOption = None,
     together: TogetherOption = None,
     threads: ThreadsOption = None,
+    ray: RayOption = None,
     json_: Annotated[bool, typer.Option("--json", help="Print metrics.json.")] = False,
     debug: DebugOption = False,
 ) -> None:
@@ -137,6 +139,14 @@ def eval_(
     except OSError as error:
         raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
     loading = Loading(model, confidence, vision=vision, device=device, threads=threads)
+    if ray is not None:  # then nothing is left to ask here
+        from edge_vqa.cli import ray as spread_out
+
+        sets_of = {"answers.jsonl": questions} | {f"foreign_{path.stem}.jsonl": path for path in foreign or []}
+        for name, file in sets_of.items():
+            always = batches.Settings(gate=False)
+            to = str(output / name)
+            spread_out.ask(str(file), to, always, loading, address=ray, together=together, skip_missing=skip_missing)
     with loading.loaded(sequences=together) as asking, terminal.progress() as bars:
         bundle = asking.bundle
 

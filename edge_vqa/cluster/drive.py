@@ -27,6 +27,7 @@ from edge_vqa.llm.engine import room_for
 OBJECTS = 100 * 2**20  # bytes of Ray's object store on this machine: rows are places of parts, 200 bytes each
 PROCESS = 120 * 10**6  # bytes of Ray and pyarrow in a worker
 CONNECT_S = 5.0
+MANY = 16  # parts a worker
 LOST = 20  # workers in a row that may die, with their nodes, before they have a model
 Progress = Callable[[str, int, int | None], None]
 
@@ -118,6 +119,7 @@ def _ask(
 
         each = threads or default_threads(store.read(work.bundle).manifest.files["lm"].bytes).decode
         count = min(_places(each), len(rows))
+        ahead = 2 if len(rows) >= MANY * count else 1  # the next part at hand; where there are few, rather with who is idle
         context = DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.issue_detectors_config.detectors = []
@@ -126,7 +128,7 @@ def _ask(
             Worker,
             batch_size=1,
             fn_constructor_args=(work, str(folder), versions, each),
-            compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=ahead),
             num_cpus=each,
             memory=_bytes(work),
         )

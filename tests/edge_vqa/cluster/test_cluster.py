@@ -130,6 +130,16 @@ def test_no_answer_is_lost_doubled_or_changed_when_nodes_and_drivers_are_killed(
     assert without_time(output) == expected
 
 
+def test_an_evaluation_on_a_cluster_finds_the_same_figures(cluster: Cluster, tmp_path: Path, run: Run) -> None:
+    asked = written(tmp_path / "q.jsonl", entries(40))
+    found = []
+    for name, more in (("here", ()), ("there", ("--ray", cluster.address))):
+        done = run("edge-vqa", "eval", asked, "-o", tmp_path / name, "--model", "mini", "--json", *more)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert found[0] == found[1]
+
+
 def test_nodes_that_hold_another_bundle_or_miss_a_picture_are_named(cluster: Cluster, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(MINI, copied)
