@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ class Answers:
         made = to.with_name("answers.jsonl")
         if old is not None and self.suffix == ".jsonl":
             wanted = {question.question_id for question in asked}
-            kept = [raw for raw in old.read_bytes().splitlines(keepends=True) if json.loads(raw)["question_id"] in wanted]
-            made.write_bytes(b"".join(kept))
+            with suppress(ValueError, KeyError, TypeError):  # one that was torn is of no use
+                kept = [raw for raw in old.read_bytes().splitlines(keepends=True) if json.loads(raw)["question_id"] in wanted]
+                made.write_bytes(b"".join(kept))
         batch.run(model, asked, made, self.settings)
         lines = [json.loads(raw) for raw in made.read_bytes().splitlines()]
         for line in lines:

@@ -79,8 +79,8 @@ def run(
                 folder.child(name).remove()
         there = found(work, plan, folder, set(names))
         rows = [
-            {"number": part.number, "start": part.start, "end": part.end, "name": part.name(work.suffix)}
-            | {"old": parts.older(names, part) or ""}
+            {"number": part.number, "start": part.start, "end": part.end, "count": part.count}
+            | {"name": part.name(work.suffix), "old": parts.older(names, part, work.suffix) or ""}
             for part in plan.parts
             if part.number not in there
         ]
@@ -99,13 +99,13 @@ def run(
 
 def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Tally]:
     """Parts that are answered, by number."""
-    found = [part for part in plan.parts if part.name(work.suffix) in names]
+    present = [part for part in plan.parts if part.name(work.suffix) in names]
 
     def tally(part: parts.Part) -> Tally | None:
         return work.tally(folder.child(part.name(work.suffix)).read())
 
     with ThreadPoolExecutor(8) as pool:
-        tallies = zip(found, pool.map(tally, found), strict=True)
+        tallies = zip(present, pool.map(tally, present), strict=True)
         return {part.number: one for part, one in tallies if one is not None and len(one) == part.count}
 
 

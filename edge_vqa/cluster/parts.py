@@ -165,9 +165,10 @@ def write_json(to: Place, value: object) -> None:
         to.put(made)
 
 
-def older(names: Sequence[str], part: Part) -> str | None:
+def older(names: Sequence[str], part: Part, suffix: str) -> str | None:
     """A file that answers this part as it was asked before, if there is one."""
-    return next((name for name in names if name.startswith(f"part-{part.number:06}-")), None)
+    mine = (name for name in names if name.startswith(f"part-{part.number:06}-") and name != part.name(suffix))
+    return next(mine, None)
 
 
 @contextmanager

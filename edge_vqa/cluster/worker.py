@@ -116,7 +116,7 @@ class Worker:
         tallies, faults, todos = [], [], []
         for n in range(len(rows["number"])):
             try:
-                made = self._part(*(rows[name][n] for name in ("number", "start", "end", "name", "old")))
+                made = self._part(*(rows[name][n] for name in ("number", "start", "end", "count", "name", "old")))
                 tallies.append(json.dumps(asdict(made)))
                 faults.append("")
                 todos.append("")
@@ -126,13 +126,15 @@ class Worker:
                 todos.append(error.todo)
         return {"tally": tallies, "fault": faults, "todo": todos}
 
-    def _part(self, number: int, start: int, end: int, name: str, old: str) -> Tally:
+    def _part(self, number: int, start: int, end: int, count: int, name: str, old: str) -> Tally:
         """Answer a part, unless it is."""
         if self._model is None:
             raise self._fault
         names = self._folder.names()
-        if name in names and (tally := self._work.tally(self._folder.child(name).read())) is not None:
-            return tally  # by a worker that was thought dead
+        if name in names:  # by a worker that was thought dead, or torn
+            tally = self._work.tally(self._folder.child(name).read())
+            if tally is not None and len(tally) == count:
+                return tally
         before = [mark for mark in names if mark.startswith(f".attempt-{number:06}-")]
         if len(before) >= ATTEMPTS:
             said = f"part {number} has ended its process {len(before)} times"

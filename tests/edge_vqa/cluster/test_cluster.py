@@ -90,6 +90,22 @@ def test_parts_of_parquet_and_a_part_half_written(
     assert listed["complete"] and sum(part["questions"] for part in listed["parts"]) == 600
 
 
+def test_parts_of_json_lines_that_were_torn_are_asked_again(
+    cluster: Cluster, alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, run: Run
+) -> None:
+    asked, expected = alone
+    output = tmp_path / "answers"
+    command = ("edge-vqa", "batch", asked, "-o", output, "--model", "mini", "--ray", cluster.address)
+    assert run(*command).returncode == 0
+    first, second, third, *_ = sorted(output.glob("part-*"))
+    first.write_bytes(first.read_bytes()[:-7])
+    second.write_bytes(b"".join(second.read_bytes().splitlines(keepends=True)[:-3]))
+    third.write_bytes(b"")
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert [line for path in sorted(output.glob("part-*")) for line in without_time(path)] == expected
+
+
 def test_no_answer_is_lost_doubled_or_changed_when_nodes_and_drivers_are_killed(
     cluster: Cluster, alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
