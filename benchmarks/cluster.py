@@ -163,28 +163,28 @@ def killed(arguments: argparse.Namespace, *, drivers: bool) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             source = written(Path(scratch) / "questions.jsonl", arguments.questions)
             expected = alone(source, Path(scratch) / "alone.jsonl")
-            output = Path(scratch) / "answers.jsonl"
-            command = [*EDGE_VQA, str(source), "-o", str(output), "--model", "mini", "--ray", cluster.address]
-            began, kills = time.perf_counter(), 0
-            while True:
-                driver = subprocess.Popen(command)
-                if drivers and kills < arguments.kills:
-                    _after(driver, rng.uniform(2, 25))
-                    if driver.poll() is None:
-                        driver.kill()
+            what, kills, number = "a driver" if drivers else "a node", 0, 0
+            while kills < arguments.kills:  # who is through before enough was killed begins anew
+                number += 1
+                output, before, running = Path(scratch) / f"answers{number}.jsonl", kills, True
+                command = [*EDGE_VQA, str(source), "-o", str(output), "--model", "mini", "--ray", cluster.address]
+                while running:
+                    driver = subprocess.Popen(command)
+                    while driver.poll() is None and kills < arguments.kills:
+                        _after(driver, rng.uniform(1, 14 if drivers else 6))
+                        if driver.poll() is not None:
+                            break
                         kills += 1
-                while not drivers and driver.poll() is None and kills < arguments.kills:
-                    _after(driver, rng.uniform(5, 25))
-                    cluster.remove_node(rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
-                    cluster.add_node(**NODE)
-                    kills += 1
-                    print(f"a node killed, {time.perf_counter() - began:.0f} s after the start", flush=True)
-                if driver.wait() == 0:
-                    break
-            made = _answers([output])
-            different = sum(one != other for one, other in zip(expected, made, strict=True))
-            what = "driver" if drivers else "a node"
-            print(f"{what} killed {kills} times: {len(made):,} answers to {len(expected):,} questions, {different} different")
+                        if drivers:
+                            driver.kill()
+                        else:
+                            cluster.remove_node(rng.choice(list(cluster.worker_nodes)), allow_graceful=False)
+                            cluster.add_node(**NODE)
+                    running = driver.wait() != 0
+                made = _answers([output])
+                different = sum(one != other for one, other in zip(expected, made, strict=True))
+                counted = f"{len(made):,} answers to {len(expected):,} questions, {different} different"
+                print(f"{what} killed {kills - before} times: {counted}", flush=True)
     finally:
         cluster.shutdown()
 
