@@ -13,7 +13,8 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Container, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Container, Generator, Iterable, Iterator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +76,7 @@ class Model(Session):
         assert isinstance(last, Verdict)
         return last.answer
 
-    def stream(self, image: ImageSource, question: str, **how: Unpack[Asking]) -> Iterator[Event]:
+    def stream(self, image: ImageSource, question: str, **how: Unpack[Asking]) -> Generator[Event]:
         """Like `ask`, token by token: provisional `Token`s as they come, then one `Verdict`.
 
         With an early confidence method there are no tokens before it has decided: they are final. Of several looks, only the
@@ -116,6 +117,22 @@ class Model(Session):
 
         live = events()
         return live
+
+    async def aask(self, image: ImageSource, question: str, **how: Unpack[Asking]) -> Answer:
+        """`ask` without holding up an asyncio loop. A task that is cancelled ends it between two tokens."""
+        last = None
+        async for last in self.astream(image, question, **how):  # noqa: B007 - the last event is the verdict
+            pass
+        assert isinstance(last, Verdict)
+        return last.answer
+
+    async def astream(self, image: ImageSource, question: str, **how: Unpack[Asking]) -> AsyncGenerator[Event]:
+        """`stream` for `async for`."""
+        from edge_vqa.session import aside
+
+        async with aclosing(aside.steps(lambda: self.stream(image, question, **how))) as events:
+            async for event in events:
+                yield event
 
     def ask_many(
         self, asked: Iterable[tuple[ImageSource, str]], *, cuts: Container[int] = (), **how: Unpack[Asking]

@@ -132,21 +132,11 @@ def eval_(
     strangers = {path.stem: _questions(path, skip_missing, labelled=True)[0] for path in foreign or []}
     if len(strangers) < len(foreign or []):
         raise typer.BadParameter("each set is called by its file's name: give them different ones", param_hint="--foreign")
-    if output.exists() and not output.is_dir():
-        raise EdgeVqaError(f"{output} is not a folder", "choose another place")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeVqaError(f"{output} cannot be made ({error.strerror})", "choose another place") from None
+    _make(output)
     loading = Loading(model, confidence, vision=vision, device=device, threads=threads)
     if ray is not None:  # then nothing is left to ask here
-        from edge_vqa.cli import ray as spread_out
-
-        sets_of = {"answers.jsonl": questions} | {f"foreign_{path.stem}.jsonl": path for path in foreign or []}
-        for name, file in sets_of.items():
-            always = batches.Settings(gate=False)
-            to = str(output / name)
-            spread_out.ask(str(file), to, always, loading, address=ray, together=together, skip_missing=skip_missing)
+        files = {"answers.jsonl": questions} | {f"foreign_{path.stem}.jsonl": path for path in foreign or []}
+        _ask_elsewhere(files, output, loading, ray, together, skip_missing)
     with loading.loaded(sequences=together) as asking, terminal.progress() as bars:
         bundle = asking.bundle
 
@@ -173,6 +163,27 @@ def eval_(
     for line in report.lines(found, sets):
         terminal.say(line)
     terminal.tell(f"{files[-1]}")
+
+
+def _ask_elsewhere(
+    files: dict[str, Path], output: Path, loading: Loading, address: str, together: int | None, skip_missing: bool
+) -> None:
+    """Always answering; files: of questions, by the names of their answers."""
+    from edge_vqa.cli import ray
+    from edge_vqa.work.batch import Settings
+
+    for name, file in files.items():
+        to, always = str(output / name), Settings(gate=False)
+        ray.ask(str(file), to, always, loading, address=address, together=together, skip_missing=skip_missing)
+
+
+def _make(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise EdgeVqaError(f"{folder} is not a folder", "choose another place")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeVqaError(f"{folder} cannot be made ({error.strerror})", "choose another place") from None
 
 
 def _questions(path: Path, skip_missing: bool, *, labelled: bool = False) -> tuple[list[Question], list[Question]]:

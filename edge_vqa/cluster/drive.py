@@ -75,7 +75,7 @@ def run(
         plan = parts.write_plan(listed, folder, lambda done: progress("listing", done, None), skip_missing=skip_missing)
         names = folder.names()
         for name in names:
-            if name.startswith(".attempt-"):
+            if name.startswith(parts.ATTEMPT):
                 folder.child(name).remove()
         there = found(work, plan, folder, set(names))
         rows = [

@@ -25,11 +25,13 @@ from typing import Any
 import numpy as np
 
 from edge_vqa.cluster.listing import Listed
-from edge_vqa.cluster.places import Place, said
+from edge_vqa.cluster.places import WORK, Place, said
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.work import questions
 
 ASKED, MANIFEST = "_asked.jsonl", "_manifest.json"  # readers of Parquet pass over what begins so
+ATTEMPT = ".attempt-"  # and the number of a part: a worker has begun it
+OURS = (ATTEMPT, WORK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,8 @@ def write_plan(
 
     def there() -> Iterator[Listed]:
         for question in listed:
-            ids.append(
-                int.from_bytes(hashlib.blake2b(question.question_id.encode(errors="surrogatepass"), digest_size=8).digest())
-            )
+            name = question.question_id.encode(errors="surrogatepass")
+            ids.append(int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()))
             if question.stamp is not None:
                 yield question
                 continue
@@ -110,12 +111,11 @@ def _check_twice(ids: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
 def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> None:
     """Say how the questions of this folder are asked, and get its parts back out of the file they were joined in. Raises
     EdgeVqaError where it was begun otherwise, or holds other things."""
-    names, other = (
-        folder.names(),
-        EdgeVqaError(f"{joined or folder} holds something else than answers", "choose another output"),
-    )
+    names, where = folder.names(), joined or folder
+    other = EdgeVqaError(f"{where} holds something else than answers", "choose another output")
+    answered = any(name.startswith("part-") for name in names) or (joined is not None and joined.exists())
     if MANIFEST not in names:
-        if any(not name.startswith(".") for name in names) or (joined is not None and joined.exists()):
+        if answered or any(not name.startswith(".") for name in names):
             raise other
         folder.make()
         write_json(folder.child(MANIFEST), {"settled": settled})
@@ -126,8 +126,10 @@ def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> None
         differs = before["settled"] != settled
     except (ValueError, KeyError, TypeError, AttributeError):
         raise other from None
+    if differs and answered:
+        raise EdgeVqaError(f"{where} was written with another model or other settings", "choose another output")
     if differs:
-        raise EdgeVqaError(f"{joined or folder} was written with another model or other settings", "choose another output")
+        write_json(folder.child(MANIFEST), {"settled": settled})
     if joined is not None and before.get("joined") and joined.exists():
         with said(joined), joined.fs.open(joined.path, "rb") as stream, tempfile.TemporaryDirectory() as scratch:
             for name, size in listed:
@@ -154,7 +156,7 @@ def finish(folder: Place, settled: dict[str, Any], plan: Plan, suffix: str, join
     write_json(folder.child(MANIFEST), told)
     kept = {MANIFEST} if joined is not None else {MANIFEST, ASKED, *files}
     for name in set(folder.names()) - kept:
-        if name == ASKED or name.startswith(("part-", ".")):
+        if name == ASKED or name.startswith(("part-", *OURS)):
             folder.child(name).remove()
 
 

@@ -15,6 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from edge_vqa.errors import EdgeVqaError
 
+WORK = ".edge-vqa-"  # begins the name of what is not whole
+
 
 @dataclass(frozen=True)
 class Place:
@@ -67,7 +69,7 @@ class Place:
 
     def put(self, made: Path) -> None:
         """A finished file of this machine's gets here, whole or not at all."""
-        work = self.sibling(f".{uuid.uuid4().hex}.tmp").path
+        work = self.sibling(f"{WORK}{uuid.uuid4().hex}").path
         with said(self, "written"):
             if not self.local:  # an object store shows an object when it is whole
                 self.fs.put_file(str(made), self.path)

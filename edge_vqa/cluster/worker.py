@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import llama_cpp_version
-from edge_vqa.cluster.parts import ASKED
+from edge_vqa.cluster.parts import ASKED, ATTEMPT
 from edge_vqa.cluster.places import Place, place
 from edge_vqa.device.profile import cores
 from edge_vqa.errors import EdgeVqaError
@@ -135,11 +135,11 @@ class Worker:
             tally = self._work.tally(self._folder.child(name).read())
             if tally is not None and len(tally) == count:
                 return tally
-        before = [mark for mark in names if mark.startswith(f".attempt-{number:06}-")]
+        before = [mark for mark in names if mark.startswith(f"{ATTEMPT}{number:06}-")]
         if len(before) >= ATTEMPTS:
             said = f"part {number} has ended its process {len(before)} times"
             raise EdgeVqaError(said, f"look at its questions in {self._folder}: start again without the one at fault")
-        mark = f".attempt-{number:06}-{uuid.uuid4().hex}"
+        mark = f"{ATTEMPT}{number:06}-{uuid.uuid4().hex}"
         with tempfile.TemporaryDirectory(prefix="edge-vqa-") as scratch:
             _leave(self._folder.child(mark), Path(scratch))
             tally = self._answer(self._model, Path(scratch), int(start), int(end), name, old)

@@ -95,6 +95,8 @@ def test_parts_of_json_lines_that_were_torn_are_asked_again(
 ) -> None:
     asked, expected = alone
     output = tmp_path / "answers"
+    output.mkdir()
+    (output / ".mine").touch()
     command = ("edge-vqa", "batch", asked, "-o", output, "--model", "mini", "--ray", cluster.address)
     assert run(*command).returncode == 0
     first, second, third, *_ = sorted(output.glob("part-*"))
@@ -104,6 +106,7 @@ def test_parts_of_json_lines_that_were_torn_are_asked_again(
     done = run(*command)
     assert done.returncode == 0, done.stderr
     assert [line for path in sorted(output.glob("part-*")) for line in without_time(path)] == expected
+    assert (output / ".mine").exists() and len(list(output.iterdir())) == 1 + 2 + 5, "and nothing else is left"
 
 
 def test_no_answer_is_lost_doubled_or_changed_when_nodes_and_drivers_are_killed(
