@@ -135,8 +135,8 @@ def eval_(
     _make(output)
     loading = Loading(model, confidence, vision=vision, device=device, threads=threads)
     if ray is not None:  # then nothing is left to ask here
-        files = {"answers.jsonl": questions} | {f"foreign_{path.stem}.jsonl": path for path in foreign or []}
-        _ask_elsewhere(files, output, loading, ray, together, skip_missing)
+        sets_of = {"answers.jsonl": questions} | {f"foreign_{path.stem}.jsonl": path for path in foreign or []}
+        _ask_elsewhere(sets_of, output, loading, ray, together, skip_missing)
     with loading.loaded(sequences=together) as asking, terminal.progress() as bars:
         bundle = asking.bundle
 
