@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,13 +48,6 @@ def ask(
         model, drive.options_for(model, given, together), settings, ".parquet" if output.endswith(".parquet") else ".jsonl"
     )
     with terminal.progress() as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int | None) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
         return drive.run(
             work,
             listing.read(questions),
@@ -64,5 +57,5 @@ def ask(
             asked=vars(settings),
             threads=threads,
             skip_missing=skip_missing,
-            progress=progress,
+            progress=terminal.steps(bars),
         )

@@ -44,13 +44,13 @@ def progress() -> Progress:
     return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
-def steps(bars: Progress) -> Callable[[str, int, int], None]:
-    """A callback (step, done, total) that draws one bar for each step."""
+def steps(bars: Progress) -> Callable[[str, int, int | None], None]:
+    """A callback (step, done, total) that draws one bar for each step; total: None while it is not known."""
     from rich.markup import escape
 
     tasks: dict[str, TaskID] = {}
 
-    def update(step: str, done: int, total: int) -> None:
+    def update(step: str, done: int, total: int | None) -> None:
         if step not in tasks:
             tasks[step] = bars.add_task(escape(visible(step)), total=total)
         bars.update(tasks[step], completed=done, total=total)

@@ -34,17 +34,16 @@ Progress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class Result:
-    """tally: of all questions; plan: how they were cut; before: how many were answered when the run began."""
+    """tally: of all questions; plan: how they were cut."""
 
     tally: Tally
     plan: Plan
-    before: int
 
 
 def options_for(bundle: str | None, given: Mapping[str, Any], together: int | None) -> dict[str, Any]:
     """What the workers load with: what is otherwise chosen on each machine is chosen here, once for all."""
     choice = tuning.choose(store.read(bundle), given.get("vision"))
-    chosen = {name: value for name, value in given.items() if value is not None and name != "threads"}
+    chosen = {name: value for name, value in given.items() if value is not None}
     return chosen | {"vision": choice.vision, "sequences": together or choice.together}
 
 
@@ -87,14 +86,13 @@ def run(
         tally = Tally()
         for one in there.values():
             tally = tally.plus(one)
-        before = len(tally)
-        progress("asking", before, plan.count)
+        progress("asking", len(tally), plan.count)
         if rows:
             for made in _ask(work, rows, folder, versions, address, threads):
                 tally = tally.plus(made)
                 progress("asking", len(tally), plan.count)
         parts.finish(folder, settled, plan, work.suffix, joined)
-    return Result(tally, plan, before)
+    return Result(tally, plan)
 
 
 def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Tally]:

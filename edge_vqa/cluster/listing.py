@@ -46,7 +46,7 @@ class Listed:
         return json.dumps(made) + "\n"
 
 
-def read(source: str, *, labelled: bool = False) -> Iterator[Listed]:
+def read(source: str) -> Iterator[Listed]:
     """All questions of a file, of a folder of files, or of those that fit a pattern (`shards/*.tar`), in order of their names.
     Raises EdgeVqaError that names what is at fault."""
     for file in _files(place(source)):
@@ -56,8 +56,6 @@ def read(source: str, *, labelled: bool = False) -> Iterator[Listed]:
             try:
                 checked(entry)
                 answers = tuple(entry.get("answers", ()))
-                if labelled and not answers:
-                    raise ValueError("no answers")
                 found = image or _image(entry["image"], file)
             except ValueError as error:
                 raise EdgeVqaError(f"{file}, {where}: {error}", "see docs/scale.md for what files of questions hold") from None
