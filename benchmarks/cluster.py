@@ -34,6 +34,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from benchmarks.serving import questions
 from edge_vqa.cluster import drive, listing
 from edge_vqa.cluster.answers import Answers
+from edge_vqa.cluster.connect import Cluster
 from edge_vqa.cluster.places import place
 from edge_vqa.model import load
 from edge_vqa.work.batch import Settings
@@ -62,7 +63,10 @@ def rate(work: Answers, source: Path, folder: Path, workers: int) -> float:
 
     os.sched_setaffinity(0, range(workers))
     try:
-        drive.run(work, listing.read(str(source)), place(str(folder)), address="local", asked={}, threads=1, progress=progress)
+        with Cluster("local") as cluster:
+            drive.run(
+                work, listing.read(str(source)), place(str(folder)), cluster=cluster, asked={}, threads=1, progress=progress
+            )
     finally:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     (began, first), (ended, last) = stamps[workers], stamps[-1]

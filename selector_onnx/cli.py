@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edge_vqa.border.program import run
+from edge_vqa.cli import ray as elsewhere
 from edge_vqa.cli import terminal
 from edge_vqa.cli.options import DebugOption
+from edge_vqa.cli.ray import RayOption
 from edge_vqa.errors import EdgeVqaError
 from selector_onnx import cli_fit, cli_import
 from selector_onnx.cli_common import (
@@ -25,6 +28,9 @@ from selector_onnx.cli_common import (
     require_modules,
 )
 
+if TYPE_CHECKING:
+    from selector_onnx.collect import Traces
+
 app = typer.Typer(
     name="edge-vqa-selector",
     help="Train a Selector on a bundle's own answers, and choose thresholds that keep a risk.",
@@ -37,10 +43,17 @@ app = typer.Typer(
 app.add_typer(cli_fit.app)
 
 
-@app.command(epilog="Example: edge-vqa-selector collect mini questions.jsonl -o traces.npz")
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-selector collect mini questions.jsonl -o traces.npz\n
+  edge-vqa-selector collect base "s3://bucket/shards/*.tar" -o traces.npz --ray auto\n\n
+Interrupted? The same command again goes on.
+"""
+)
 def collect(
     bundle: BundleArgument,
-    questions: Annotated[Path, typer.Argument(help="Questions with answers, JSON lines.")],
+    questions: Annotated[str, typer.Argument(help="Questions with answers, JSON lines; with --ray as of batch.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="TRACES.npz", help="Where the traces go.")],
     name: Annotated[str | None, typer.Option(help="Name of the data set (default: the file's).")] = None,
     detail: Annotated[
@@ -51,6 +64,7 @@ def collect(
     ] = None,
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out questions whose picture is missing.")] = False,
     threads: ThreadsOption = None,
+    ray: RayOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Run a bundle over a questions file and write its traces; interrupted, the same command goes on."""
@@ -61,21 +75,52 @@ def collect(
 
     if detail not in (None, "low", "high"):
         raise typer.BadParameter("use low or high", param_hint="--detail")
-    asked, missing = read_questions(questions, skip_missing)
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    with load(bundle, threads=threads, vision=vision or store.read(bundle).backend) as model, terminal.progress() as bars:
-        task = bars.add_task("collecting", total=len(asked))
-        traces = collecting.collect_into(
-            output,
-            model,
-            asked,
-            name or questions.stem,
-            lambda done: bars.update(task, completed=done),
-            detail=detail,
-        )
-    left_out = f", {len(missing)} left out: no picture" if missing else ""
+    data, tower = name or Path(questions).stem, vision or store.read(bundle).backend
+    if ray is not None:
+        traces, left = _collect_elsewhere(bundle, questions, output, (data, detail, tower), ray, threads, skip_missing)
+    else:
+        asked, missing = read_questions(Path(questions), skip_missing)
+        left = len(missing)
+        with load(bundle, threads=threads, vision=tower) as model, terminal.progress() as bars:
+            task = bars.add_task("collecting", total=len(asked))
+            traces = collecting.collect_into(
+                output, model, asked, data, lambda done: bars.update(task, completed=done), detail=detail
+            )
+    left_out = f", {left} left out: no picture" if left else ""
     terminal.say(f"{output}: {len(traces)} traces, accuracy {traces.accuracy.mean():.3f}{left_out}")
+
+
+def _collect_elsewhere(
+    bundle: str,
+    questions: str,
+    output: Path,
+    what: tuple[str, str | None, str],
+    address: str,
+    threads: int | None,
+    skip_missing: bool,
+) -> tuple[Traces, int]:
+    """what: name of the data, detail, vision backend. Returns how many questions are left out, too."""
+    with elsewhere.cluster(address) as cluster, terminal.progress() as bars:
+        from edge_vqa.cluster import listing
+        from selector_onnx import collect as collecting
+        from selector_onnx.cluster import Traced, collect
+
+        data, detail, tower = what
+        keep = output.with_name(f".{output.name}.ray")
+        traces, made = collect(
+            Traced(bundle, {"vision": tower, "sequences": 1}, data, detail),
+            listing.read(questions, labelled=True),
+            keep,
+            cluster,
+            threads=threads,
+            skip_missing=skip_missing,
+            progress=terminal.steps(bars),
+        )
+        collecting.save(traces, output)
+        shutil.rmtree(keep, ignore_errors=True)
+    return traces, made.plan.missing
 
 
 @app.command(epilog="Example: edge-vqa-selector train traces.npz -o selector.npz")
@@ -259,11 +304,19 @@ def threshold(
             print_needed(enough, "calibration")
 
 
-@app.command(epilog="Example: edge-vqa-selector study study.toml -o study/\n\nInterrupted? The same command again goes on.")
+@app.command(
+    epilog="""
+[bold]Examples[/bold]\n
+  edge-vqa-selector study study.toml -o study/\n
+  edge-vqa-selector study study.toml -o /shared/study/ --ray auto\n\n
+Interrupted? The same command again goes on.
+"""
+)
 def study(
     config: Annotated[Path, typer.Argument(help="What to study, TOML: see docs/study.md.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="STUDY/", help="Folder for traces, cells and results.")],
     jobs: Annotated[int | None, typer.Option(metavar="N", help="Processes that collect traces (default: all cores).")] = None,
+    ray: RayOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Measure what quantisation costs in accuracy and trust, from ID to OOD; finished cells are never computed again."""
@@ -275,8 +328,18 @@ def study(
     from selector_onnx.study_config import read_config
 
     read = read_config(config)
+    if ray is not None and jobs is not None:
+        raise typer.BadParameter("is of one machine only", param_hint="--jobs")
     with terminal.progress() as bars:
-        made = studies.run(read, config.parent, output, jobs=jobs, progress=terminal.steps(bars))
+        if ray is not None:
+            with elsewhere.cluster(ray) as cluster:
+                from selector_onnx import cluster as on_many
+
+                made = on_many.study(
+                    studies.Workshop(read, config.parent.resolve(), output.resolve()), cluster, progress=terminal.steps(bars)
+                )
+        else:
+            made = studies.run(read, config.parent, output, jobs=jobs, progress=terminal.steps(bars))
     results = {
         "study.json": tables.as_json(made).encode(),
         "study.md": tables.markdown(made).encode(),

@@ -8,8 +8,9 @@ import shutil
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,11 @@ from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import vqa_accuracy
 from edge_vqa.model import Model
 from edge_vqa.trust import trace
+from edge_vqa.work import questions as files
 from edge_vqa.work.questions import Question
 
 Array = npt.NDArray[np.float32]
 _COLUMNS = ("maxprob", "accuracy", "picture", "question_id", "candidate")
-PART = 500
 
 
 @dataclass(frozen=True)
@@ -74,20 +75,18 @@ def collect(
     """Ask every question, always answering; together, where the model was loaded for that. Questions on one picture, when
     neighbours, encode it once.
 
-    keep: a folder that gets what is done, a part every `PART` questions: after an interruption the same call goes on behind
-    the last part. Parts of another bundle or of other questions are thrown away.
+    keep: a folder that gets what is done, part by part, see `questions.parts`: after an interruption the same call goes on
+    behind the last part. Parts of another bundle or of other questions are thrown away.
     """
-    other = "" if detail in (None, model.bundle.manifest.prompt.detail) else str(detail)
-    origin = Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, llama_cpp_version(), data, other)
+    origin = origin_of(model, data, detail)
     parts = _kept(keep, origin, questions) if keep else []
-    done = sum(map(len, parts))
-    while done < len(questions):
-        part = questions[done : done + PART]
-        parts.append(_ask(model, part, origin, lambda n, before=done: progress(before + n)))  # type: ignore[misc]
+    kept, done = len(parts), sum(map(len, parts))
+    progress(done)
+    for part in islice(files.parts(questions, lambda question: question.image), kept, None):
+        parts.append(ask(model, part, origin, lambda n, before=done: progress(before + n)))  # type: ignore[misc]
         if keep:
             save(parts[-1], keep / f"{len(parts) - 1:06}.npz")
         done += len(part)
-    progress(done)
     return join(parts)
 
 
@@ -108,7 +107,15 @@ def collect_into(
     return traces
 
 
-def _ask(model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None]) -> Traces:
+def origin_of(model: Model, data: str, detail: str | None) -> Origin:
+    other = "" if detail in (None, model.bundle.manifest.prompt.detail) else str(detail)
+    return Origin(model.bundle.name, *model.fingerprint, trace.SCHEMA, llama_cpp_version(), data, other)
+
+
+def ask(
+    model: Model, questions: Sequence[Question], origin: Origin, progress: Callable[[int], None] = lambda done: None
+) -> Traces:
+    """A part. Raises EdgeVqaError for a question that cannot be asked."""
     answers: list[Answer] = []
     if model.sequences > 1:
         asked = ((question.image, question.question) for question in questions)
@@ -186,7 +193,7 @@ def save(traces: Traces, path: Path) -> None:
     write_whole(path, lambda stream: np.savez(stream, allow_pickle=False, **arrays))
 
 
-def load(path: Path) -> Traces:
+def load(path: Path | BinaryIO) -> Traces:
     """Read traces written by `save`; nothing in the file is executed."""
     try:
         with np.load(path, allow_pickle=False) as stored:

@@ -14,12 +14,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context, parent_process
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,6 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.manifest import OperatingPoint, llama_cpp_version
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.metrics import Floats
-from edge_vqa.model import load
 from edge_vqa.trust import confidence as methods
 from edge_vqa.trust import familiarity as familiarities
 from edge_vqa.trust import intervals, trace
@@ -38,12 +35,12 @@ from edge_vqa.trust.familiarity import where_familiar
 from edge_vqa.trust.intervals import Figure
 from edge_vqa.trust.trace import EARLY
 from edge_vqa.work import evaluation
-from edge_vqa.work import questions as files
-from selector_onnx import collect
+from selector_onnx import collect, several
 from selector_onnx import train as training
 from selector_onnx.collect import Array, Traces
 from selector_onnx.points import UNFAMILIAR
-from selector_onnx.study_config import Config, Mix
+from selector_onnx.several import end_with_parent
+from selector_onnx.study_config import Config, Entry, Mix
 from selector_onnx.threshold import METHOD, select_threshold
 from selector_onnx.train import Trained
 
@@ -51,7 +48,6 @@ VERSION = 2  # of what cells and Selectors depend on besides their inputs: raise
 DRAWS = 500
 SEED = 0
 MAXPROB, TEMPERATURE, BASELINE_SELECTOR, SELECTOR = "maxprob", "temperature", "selector of the baseline", "selector"
-TOGETHER = 12  # questions that a bundle answers at once
 # inputs of the Selector, for the ablation
 ABLATIONS: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -62,7 +58,7 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "statistics only": ("first_statistics", "statistics"),
     "early: image, first token": EARLY,
 }
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +74,18 @@ class Cell:
     def minus(self, other: Cell, name: str) -> Figure:
         """Paired difference."""
         return Figure(self.values[name] - other.values[name], *intervals.interval(self.draws[name] - other.draws[name]))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A confidence: a method, and what it learned from: answers of the bundle `of`, with or without the data set `exposure`; by
+    `inputs` of a Selector (default: all). key: of all that its cells depend on, besides what they score."""
+
+    key: str
+    method: str
+    of: str = ""
+    inputs: tuple[str, ...] = ()
+    exposure: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,18 +156,23 @@ class Workshop:
         key = _key(*bundle.fingerprint, trace.SCHEMA, llama_cpp_version(), self._digests[name])
         return self.output / "traces" / f"{bundle.folder.name}-{name}-{key}.npz"
 
-    def collect_all(self, jobs: int, progress: Progress) -> None:
-        """What is missing, a bundle at a time in each process: a picture that several sets ask about is encoded once."""
+    def uncollected(self) -> dict[str, dict[str, Path]]:
+        """Traces that are not there: by bundle and data set, where they go."""
         missing: dict[str, dict[str, Path]] = {}
         for folder, name in self.wanted():
             if not (path := self.traces_path(folder, name)).is_file():
                 missing.setdefault(folder, {})[name] = path
+        return missing
+
+    def collect_all(self, jobs: int, progress: Progress) -> None:
+        """What is missing, a bundle at a time in each process: a picture that several sets ask about is encoded once."""
+        missing = self.uncollected()
         if not missing:
             return
         progress("collecting", 0, len(missing))
         with ProcessPoolExecutor(min(jobs, len(missing)), get_context("spawn"), end_with_parent) as pool:
             waiting = [
-                pool.submit(_collect, self.bundles[folder].folder, {name: self.files[name] for name in paths}, paths)
+                pool.submit(several.collect, self.bundles[folder].folder, {name: self.files[name] for name in paths}, paths)
                 for folder, paths in missing.items()
             ]
             for done, job in enumerate(as_completed(waiting), 1):
@@ -174,15 +187,81 @@ class Workshop:
 
     # -- Selectors ------------------------------------------------------------------------------------------------------
 
-    def selector(self, folder: str, *, inputs: Sequence[str] = (), exposure: bool = True) -> Trained:
+    def selector(self, folder: str, inputs: Sequence[str] = (), exposure: bool = True) -> Trained:
         """Trained on a bundle's answers, with the data set `exposure` where there is one."""
-        names = ["train", "exposure"] if exposure and "exposure" in self.files else ["train"]
-        key = _key(VERSION, *(self.traces_path(folder, name).name for name in names), *inputs)
-        path = self.output / "selectors" / f"{self.bundles[folder].folder.name}-{key}.npz"
+        path = self.selector_path(folder, inputs, exposure)
         if not path.is_file():
+            names = self._taught(exposure)
             fitted = training.train(collect.join([self.traces(folder, name) for name in names]), inputs=inputs or None)
             training.save(fitted.trained, path)
         return training.load(path)
+
+    def selector_path(self, folder: str, inputs: Sequence[str], exposure: bool) -> Path:
+        key = _key(VERSION, *(self.traces_path(folder, name).name for name in self._taught(exposure)), *inputs)
+        return self.output / "selectors" / f"{self.bundles[folder].folder.name}-{key}.npz"
+
+    def _taught(self, exposure: bool = True) -> list[str]:
+        """Data sets that a confidence learns from."""
+        return ["train", "exposure"] if exposure and "exposure" in self.files else ["train"]
+
+    def _sources(self, folder: str) -> str:
+        return " ".join(self.traces_path(folder, name).name for name in self._taught())
+
+    # -- confidences ----------------------------------------------------------------------------------------------------
+
+    def scorers(self, entry: Entry) -> dict[str, Scorer]:
+        """Of the large table, by name."""
+        baseline = self.config.baseline
+        own = entry.folder if entry.selector else baseline
+        found = {
+            MAXPROB: Scorer(MAXPROB, MAXPROB),
+            TEMPERATURE: Scorer(f"{TEMPERATURE} {self._sources(own)}", TEMPERATURE, own),
+        }
+        if entry.selector:
+            found[SELECTOR] = Scorer(f"{SELECTOR} {self._sources(own)}", SELECTOR, own)
+        if entry.folder != baseline:
+            found[BASELINE_SELECTOR] = Scorer(f"{SELECTOR} {self._sources(baseline)}", SELECTOR, baseline)
+        return found
+
+    def small(self) -> dict[str, dict[str, Scorer]]:
+        """Of the small tables about the main bundle, by table and name."""
+        main, sources = self.config.main, self._sources(self.config.main)
+        found = {name: Scorer(f"{name} {sources}", name) for name in methods.INTRINSIC}
+        found[TEMPERATURE] = Scorer(f"{TEMPERATURE} {sources}", TEMPERATURE, main)
+        ablation = {name: Scorer(f"{sources} {inputs}", SELECTOR, main, inputs) for name, inputs in ABLATIONS.items()}
+        found |= {SELECTOR: ablation["all"], methods.SelectorEarly.name: ablation["early: image, first token"]}
+        exposure = {}
+        if "exposure" in self.files:
+            plain = Scorer(f"plain {sources}", SELECTOR, main, exposure=False)
+            exposure = {"with": ablation["all"], "without": plain}
+        return {"methods": found, "ablation": ablation, "exposure": exposure}
+
+    def cells(self) -> list[tuple[str, Scorer, Mix]]:
+        """All that the study is made of, each of them once: bundle, confidence, mix."""
+        large = [
+            (entry.folder, scorer, mix)
+            for entry in self.config.bundle
+            for scorer in self.scorers(entry).values()
+            for mix in self.config.measured
+        ]
+        small = [
+            (self.config.main, scorer, mix)
+            for table in self.small().values()
+            for scorer in table.values()
+            for mix in self.config.ends
+        ]
+        return list(dict.fromkeys(large + small))
+
+    def score(self, scorer: Scorer) -> Callable[[Traces], Array]:
+        """Traces -> confidence [n]."""
+        if scorer.method == MAXPROB:
+            return lambda traces: traces.maxprob
+        if scorer.method == SELECTOR:
+            return _by(self.selector(scorer.of, scorer.inputs, scorer.exposure))
+        if scorer.method == TEMPERATURE:
+            learned = collect.join([self.traces(scorer.of, name) for name in self._taught()])
+            return _by(methods.TemperatureScaling(training.fit_temperature(learned)))
+        return _by(methods.INTRINSIC[scorer.method]())
 
     # -- cells ----------------------------------------------------------------------------------------------------------
 
@@ -198,84 +277,42 @@ class Workshop:
                 parts.append(collect.take(whole, np.random.default_rng(SEED).permutation(len(whole))[:count]))
         return collect.join(parts)
 
-    def cell(self, folder: str, confidence: str, mix: Mix, score: Callable[[Traces], Array]) -> Cell:
-        """score: traces -> confidence [n]."""
+    def cell_path(self, folder: str, scorer: Scorer, mix: Mix) -> Path:
         sources = [self.traces_path(folder, name).name for name in ("id", self._ood.get(mix.ood, "id"))]
-        path = self.output / "cells" / f"{_key(VERSION, DRAWS, *sources, confidence, mix.percent)}.npz"
+        return self.output / "cells" / f"{_key(VERSION, DRAWS, *sources, scorer.key, mix.percent)}.npz"
+
+    def cell(self, folder: str, scorer: Scorer, mix: Mix) -> Cell:
+        path = self.cell_path(folder, scorer, mix)
         if path.is_file():
             with np.load(path, allow_pickle=False) as stored:
                 return Cell(
                     json.loads(str(stored["values"])), {name: stored[name] for name in stored.files if name != "values"}
                 )
         traces = self.mixed(folder, mix)
-        cell = _measured(score(traces).astype(np.float64), traces)
+        cell = _measured(self.score(scorer)(traces).astype(np.float64), traces)
         values = np.array(json.dumps(cell.values))
         write_whole(path, lambda stream: np.savez(stream, allow_pickle=False, values=values, **cell.draws))
         return cell
 
     def measure(self, progress: Progress) -> Study:
-        config = self.config
-        cells: dict[tuple[str, str, Mix], Cell] = {}
-        total = len(config.bundle)
-        for number, entry in enumerate(config.bundle):
-            progress("measuring", number, total)
-            folder, own = entry.folder, entry.folder if entry.selector else config.baseline
-            taught = self._selector_sources(own)
-            scores: dict[str, tuple[str, Callable[[Traces], Array]]] = {
-                MAXPROB: (MAXPROB, _maxprob),
-                TEMPERATURE: (f"{TEMPERATURE} {taught}", self._temperature(own)),
-                SELECTOR: (f"{SELECTOR} {taught}", _by(self.selector(own))),
-            }
-            if folder != config.baseline:
-                named = f"{SELECTOR} {self._selector_sources(config.baseline)}"
-                scores[BASELINE_SELECTOR] = (named, _by(self.selector(config.baseline)))
-            if not entry.selector:
-                del scores[SELECTOR]
-            for name, (key, score) in scores.items():
-                for mix in config.measured:
-                    cells[folder, name, mix] = self.cell(folder, key, mix, score)
-        progress("measuring", total, total)
-        questions = {mix: len(self.mixed(config.main, mix)) for mix in config.measured}
-        return self._small_tables(Study(config, questions, cells), config.ends, progress)
-
-    def _temperature(self, folder: str) -> Callable[[Traces], Array]:
-        """Temperature scaling, fitted to what trains a bundle's Selector."""
-        learned = collect.join([self.traces(folder, n) for n in ("train", "exposure") if n in self.files])
-        return _by(methods.TemperatureScaling(training.fit_temperature(learned)))
-
-    def _selector_sources(self, folder: str) -> str:
-        return " ".join(self.traces_path(folder, name).name for name in ("train", "exposure") if name in self.files)
-
-    def _small_tables(self, study: Study, ends: Sequence[Mix], progress: Progress) -> Study:
-        """All about the main bundle: every confidence method, ablation, exposure, operating points."""
-        main = self.config.main
-        sources = self._selector_sources(main)
-        by_method: dict[str, Callable[[Traces], Array]] = {
-            **{name: _by(method()) for name, method in methods.INTRINSIC.items()},
-            TEMPERATURE: self._temperature(main),
+        config, wanted = self.config, self.cells()
+        made: dict[tuple[str, Scorer, Mix], Cell] = {}
+        for number, one in enumerate(wanted):
+            progress("measuring", number, len(wanted))
+            made[one] = self.cell(*one)
+        progress("measuring", len(wanted), len(wanted))
+        large = {
+            (entry.folder, name, mix): made[entry.folder, scorer, mix]
+            for entry in config.bundle
+            for name, scorer in self.scorers(entry).items()
+            for mix in config.measured
         }
-        found: dict[tuple[str, Mix], Cell] = {}
-        for name, score in by_method.items():
-            for mix in ends:
-                found[name, mix] = self.cell(main, f"{name} {sources}", mix, score)
-        ablation: dict[tuple[str, Mix], Cell] = {}
-        for number, (name, inputs) in enumerate(ABLATIONS.items()):
-            progress("ablation", number, len(ABLATIONS))
-            score = _by(self.selector(main, inputs=inputs))
-            for mix in ends:
-                ablation[name, mix] = self.cell(main, f"{sources} {inputs}", mix, score)
-        progress("ablation", len(ABLATIONS), len(ABLATIONS))
-        found |= {(SELECTOR, mix): ablation["all", mix] for mix in ends}
-        found |= {(methods.SelectorEarly.name, mix): ablation["early: image, first token", mix] for mix in ends}
-        exposure: dict[tuple[str, Mix], Cell] = {}
-        if "exposure" in self.files:
-            plain = _by(self.selector(main, exposure=False))
-            for mix in ends:
-                exposure["with", mix] = ablation["all", mix]
-                exposure["without", mix] = self.cell(main, f"plain {sources}", mix, plain)
-        return replace(
-            study, methods=found, ablation=ablation, exposure=exposure, points=tuple(self._points()), foreign=self._strangers()
-        )
+        small = {
+            table: {(name, mix): made[config.main, scorer, mix] for name, scorer in scorers.items() for mix in config.ends}
+            for table, scorers in self.small().items()
+        }
+        questions = {mix: len(self.mixed(config.main, mix)) for mix in config.measured}
+        return Study(config, questions, large, **small, points=tuple(self._points()), foreign=self._strangers())
 
     def _strangers(self) -> tuple[evaluation.Foreign, ...]:
         """What the main bundle's gate makes of foreign sets, with its own familiarity where it has one, at 5 % risk."""
@@ -327,40 +364,6 @@ def _measured(confidence: Floats, traces: Traces) -> Cell:
     drawn = [every(np.repeat(order, times[order])) for times in intervals.draws(traces.picture, DRAWS, rng)]
     values = every(order)
     return Cell(values, {name: np.array([draw[name] for draw in drawn]) for name in values})
-
-
-def end_with_parent() -> None:
-    """In a process of the pool: end when whoever started it has ended, however it did. What was collected is kept."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _collect(bundle: Path, sets: Mapping[str, Path], paths: Mapping[str, Path]) -> None:
-    """Traces of several sets of questions: all of them picture by picture, then apart again."""
-    asked = [(name, question) for name, path in sets.items() for question in files.read(path, labelled=True)]
-    asked.sort(key=lambda one: str(one[1].image))
-    together = [replace(question, question_id=f"{name} {question.question_id}") for name, question in asked]
-    parts = next(iter(paths.values())).with_name(f".{bundle.name}.parts")
-    with load(bundle, confidence="maxprob", vision=store.read(bundle).backend, threads=1, sequences=TOGETHER) as model:
-        traces = collect.collect(model, together, "", keep=parts)
-    belongs = np.array([name for name, _ in asked])
-    for name, path in paths.items():
-        own = collect.take(traces, belongs == name)
-        own = replace(
-            own, origin=replace(own.origin, data=name), question_id=np.array([q.question_id for n, q in asked if n == name])
-        )
-        collect.save(own, path)
-    shutil.rmtree(parts, ignore_errors=True)
-
-
-def _maxprob(traces: Traces) -> Array:
-    return traces.maxprob
 
 
 def _by(method: Trained | methods.Confidence) -> Callable[[Traces], Array]:

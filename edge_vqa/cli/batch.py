@@ -70,7 +70,10 @@ def batch(
     if ray is not None:
         from edge_vqa.cli import ray as spread_out
 
-        made = spread_out.ask(questions, output, settings, loading, address=ray, together=together, skip_missing=skip_missing)
+        with spread_out.cluster(ray) as cluster:
+            made = spread_out.ask(
+                questions, output, settings, loading, cluster=cluster, together=together, skip_missing=skip_missing
+            )
         _told(output, made.tally, made.plan.missing)
         return
     asked, missing = _questions(Path(questions), skip_missing)
@@ -172,9 +175,11 @@ def _ask_elsewhere(
     from edge_vqa.cli import ray
     from edge_vqa.work.batch import Settings
 
-    for name, file in files.items():
-        to, always = str(output / name), Settings(gate=False)
-        ray.ask(str(file), to, always, loading, address=address, together=together, skip_missing=skip_missing)
+    always = Settings(gate=False)
+    with ray.cluster(address) as cluster:
+        for name, file in files.items():
+            to = str(output / name)
+            ray.ask(str(file), to, always, loading, cluster=cluster, together=together, skip_missing=skip_missing)
 
 
 def _make(folder: Path) -> None:

@@ -12,6 +12,7 @@ from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
     from edge_vqa.cli.options import Loading
+    from edge_vqa.cluster.connect import Cluster
     from edge_vqa.cluster.drive import Result
     from edge_vqa.work.batch import Settings
 
@@ -22,15 +23,29 @@ RayOption = Annotated[
 HERE = ("then", "cache_dir", "memory_limit", "watch")  # options that mean one machine
 
 
-def ask(
-    questions: str, output: str, settings: Settings, loading: Loading, *, address: str, together: int | None, skip_missing: bool
-) -> Result:
-    """Answer a file of questions into `output`: a file of JSON lines, a folder of such parts, or of Parquet parts."""
+def cluster(address: str) -> Cluster:
+    """For a `with` block. Raises EdgeVqaError where the extra is not installed."""
     try:
         import fsspec  # noqa: F401
         import ray  # noqa: F401
     except ImportError as error:
         raise EdgeVqaError(f"--ray needs {error.name}, which is not installed", 'pip install "edge-vqa[ray]"') from None
+    from edge_vqa.cluster.connect import Cluster
+
+    return Cluster(address)
+
+
+def ask(
+    questions: str,
+    output: str,
+    settings: Settings,
+    loading: Loading,
+    *,
+    cluster: Cluster,
+    together: int | None,
+    skip_missing: bool,
+) -> Result:
+    """Answer a file of questions into `output`: a file of JSON lines, a folder of such parts, or of Parquet parts."""
     from edge_vqa.cluster import drive, listing
     from edge_vqa.cluster.answers import Answers
     from edge_vqa.cluster.places import place
@@ -53,7 +68,7 @@ def ask(
             listing.read(questions),
             folder,
             joined=to if one else None,
-            address=address,
+            cluster=cluster,
             asked=vars(settings),
             threads=threads,
             skip_missing=skip_missing,

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from edge_vqa.border import streams
 from edge_vqa.bundles import store
 from edge_vqa.cluster import parts
+from edge_vqa.cluster.connect import Cluster, gave_up
 from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.parts import Plan
 from edge_vqa.cluster.places import Place
 from edge_vqa.cluster.worker import Tally, Versions, Work, Worker
 from edge_vqa.device import memory, tuning
-from edge_vqa.device.profile import cores, default_threads, profile_of
+from edge_vqa.device.profile import default_threads, profile_of
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.engine import room_for
 
-OBJECTS = 100 * 2**20  # bytes of Ray's object store on this machine: rows are places of parts, 200 bytes each
 PROCESS = 120 * 10**6  # bytes of Ray and pyarrow in a worker
-CONNECT_S = 5.0
 MANY = 16  # parts a worker
 LOST = 20  # workers in a row that may die, with their nodes, before they have a model
 Progress = Callable[[str, int, int | None], None]
@@ -53,7 +48,7 @@ def run(
     folder: Place,
     *,
     joined: Place | None = None,
-    address: str,
+    cluster: Cluster,
     asked: Mapping[str, Any],
     threads: int | None = None,
     skip_missing: bool = False,
@@ -61,10 +56,9 @@ def run(
 ) -> Result:
     """Have every question answered in `folder`, see `parts`; what is there is not asked again.
 
-    joined: a file that gets all parts, one behind the other, when all are there. address: `local` starts workers on this
-    machine, `auto` finds the cluster that this machine is of, else HOST:PORT. asked: the settings, in words that JSON knows.
-    threads: of a worker (default: by the size of the model). Raises EdgeVqaError for the first thing that goes wrong on any
-    node; what was answered stays, and the same call goes on.
+    joined: a file that gets all parts, one behind the other, when all are there. asked: the settings, in words that JSON
+    knows. threads: of a worker (default: by the size of the model). Raises EdgeVqaError for the first thing that goes wrong on
+    any node; what was answered stays, and the same call goes on.
     """
     versions = Versions.here(work.bundle)
     settled = {**asdict(versions), "options": {name: str(value) for name, value in work.options.items()}, "asked": dict(asked)}
@@ -88,7 +82,7 @@ def run(
             tally = tally.plus(one)
         progress("asking", len(tally), plan.count)
         if rows:
-            for made in _ask(work, rows, folder, versions, address, threads):
+            for made in _ask(work, rows, folder, versions, cluster, threads):
                 tally = tally.plus(made)
                 progress("asking", len(tally), plan.count)
         parts.finish(folder, settled, plan, work.suffix, joined)
@@ -108,46 +102,35 @@ def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, T
 
 
 def _ask(
-    work: Work, rows: list[dict[str, Any]], folder: Place, versions: Versions, address: str, threads: int | None
+    work: Work, rows: list[dict[str, Any]], folder: Place, versions: Versions, cluster: Cluster, threads: int | None
 ) -> Iterator[Tally]:
     """Tallies of parts, as they are answered."""
-    with cluster(address):
-        import ray
-        from ray.data import ActorPoolStrategy, DataContext, from_items
-
-        each = threads or default_threads(store.read(work.bundle).manifest.files["lm"].bytes).decode
-        count = min(_places(each), len(rows))
-        ahead = 2 if len(rows) >= MANY * count else 1  # the next part at hand; where there are few, rather with who is idle
-        context = DataContext.get_current()
-        context.enable_progress_bars = context.print_on_execution_start = False
-        context.issue_detectors_config.detectors = []
-        context.max_consecutive_actor_init_deaths = LOST
-        made = from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            batch_size=1,
-            fn_constructor_args=(work, str(folder), versions, each),
-            compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=ahead),
-            num_cpus=each,
-            memory=_bytes(work),
-        )
-        try:
-            for row in made.iter_rows():
-                if row["fault"]:
-                    raise EdgeVqaError(row["fault"], row["todo"])
-                yield Tally(**json.loads(row["tally"]))
-        except ray.exceptions.RayError as error:
-            raise _broken(error) from None
-
-
-def _places(threads: int) -> int:
-    """Workers that find room in the cluster at once."""
+    cluster.connect()
     import ray
+    from ray.data import ActorPoolStrategy, DataContext, from_items
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    found = sum(int(node["Resources"].get("CPU", 0)) // threads for node in nodes if node["Alive"])
-    if not found:
-        raise EdgeVqaError(f"no node of the cluster has {threads} CPUs", "give --threads with fewer")
-    return found
+    each = threads or default_threads(store.read(work.bundle).manifest.files["lm"].bytes).decode
+    count = min(cluster.look_over(versions, work.bundle, each), len(rows))
+    ahead = 2 if len(rows) >= MANY * count else 1  # the next part at hand; where there are few, rather with who is idle
+    context = DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    context.max_consecutive_actor_init_deaths = LOST
+    made = from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        batch_size=1,
+        fn_constructor_args=(work, str(folder), versions, each, str(Path.cwd())),
+        compute=ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=ahead),
+        num_cpus=each,
+        memory=_bytes(work),
+    )
+    try:
+        for row in made.iter_rows():
+            if row["fault"]:
+                raise EdgeVqaError(row["fault"], row["todo"])
+            yield Tally(**json.loads(row["tally"]))
+    except ray.exceptions.RayError as error:
+        raise gave_up(error) from None
 
 
 def _bytes(work: Work) -> int:
@@ -157,46 +140,3 @@ def _bytes(work: Work) -> int:
     context = options.get("context") or usual.context_in(room_for(bundle.manifest.runtime.preprocessing))
     need = memory.Need(options["vision"], context, options.get("kv_type") or usual.kv_type, options["sequences"])
     return memory.plan(bundle, need).total + PROCESS
-
-
-def _broken(error: Exception) -> EdgeVqaError:
-    """What Ray raised, in one line."""
-    text = " ".join(str(error).split())
-    if "ModuleNotFoundError" in text or "ImportError" in text or "AttributeError" in text:
-        at = max(text.find(name) for name in ("ModuleNotFoundError", "ImportError", "AttributeError"))
-        return EdgeVqaError(f"a node has another edge-vqa, or none ({text[at : at + 120]})", "install the same on all nodes")
-    return EdgeVqaError(f"the cluster gave up ({text[:200]})", "start again: it goes on")
-
-
-@contextmanager
-def cluster(address: str) -> Iterator[None]:
-    """Connected to Ray, which says much on both outputs; its own logs have it too. Raises EdgeVqaError where there is none."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
-    host, colon, port = address.rpartition(":")
-    if colon and "://" not in address:
-        try:
-            socket.create_connection((host, int(port)), CONNECT_S).close()
-        except (OSError, ValueError, OverflowError):
-            raise _none(address) from None
-    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
-    if address == "local":
-        how |= {"num_cpus": cores(), "object_store_memory": OBJECTS, "include_dashboard": False}
-    with streams.undisturbed():
-        import ray
-        import ray.data
-
-        for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        try:
-            ray.init(address=address, **how)
-        except Exception as error:  # ConnectionError, RuntimeError for other versions, ValueError for what is no address
-            raise _none(address, " ".join(str(error).split())[:200]) from None
-        try:
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _none(address: str, reason: str = "") -> EdgeVqaError:
-    why = f" ({reason})" if reason else ""
-    return EdgeVqaError(f"no cluster answers at {address}{why}", "start one with ray start --head, or use --ray local")

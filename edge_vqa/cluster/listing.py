@@ -16,7 +16,7 @@ from typing import Any
 
 from edge_vqa.cluster.places import Place, place, said
 from edge_vqa.errors import EdgeVqaError
-from edge_vqa.work.questions import checked
+from edge_vqa.work.questions import Question, checked
 
 KINDS = (".jsonl", ".json", ".parquet", ".tar")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic")
@@ -46,9 +46,9 @@ class Listed:
         return json.dumps(made) + "\n"
 
 
-def read(source: str) -> Iterator[Listed]:
+def read(source: str, *, labelled: bool = False) -> Iterator[Listed]:
     """All questions of a file, of a folder of files, or of those that fit a pattern (`shards/*.tar`), in order of their names.
-    Raises EdgeVqaError that names what is at fault."""
+    labelled: every one needs answers. Raises EdgeVqaError that names what is at fault."""
     for file in _files(place(source)):
         suffix = Path(file.path).suffix.lower()
         by_kind = {".parquet": _parquet, ".tar": _shard}.get(suffix, _lines)
@@ -56,10 +56,18 @@ def read(source: str) -> Iterator[Listed]:
             try:
                 checked(entry)
                 answers = tuple(entry.get("answers", ()))
+                if labelled and not answers:
+                    raise ValueError("no answers")
                 found = image or _image(entry["image"], file)
             except ValueError as error:
                 raise EdgeVqaError(f"{file}, {where}: {error}", "see docs/scale.md for what files of questions hold") from None
             yield Listed(str(entry["question_id"]), found[0], entry["question"], answers, found[1], found[2])
+
+
+def of(question: Question) -> Listed:
+    """A question whose picture is a file of this machine."""
+    image, stamp, at = _there(str(question.image))
+    return Listed(question.question_id, image, question.question, question.answers, stamp, at)
 
 
 def _files(source: Place) -> list[Place]:

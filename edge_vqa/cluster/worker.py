@@ -46,10 +46,11 @@ class Versions:
         whole = store.sha256(found.folder / "bundle.json")[:12]
         return Versions(importlib.metadata.version("edge-vqa"), llama_cpp_version(), f"{found.name} {whole}")
 
-    def difference(self, other: Versions) -> str:
-        """Of another node, in words; empty where there is none."""
-        ours, theirs = asdict(self), asdict(other)
-        return ", ".join(f"{name} is {theirs[name]}, not {ours[name]}" for name in ours if ours[name] != theirs[name])
+    def difference(self, other: Mapping[str, str]) -> str:
+        """Of another node's, as a dictionary, in words; empty where there is none."""
+        return ", ".join(
+            f"{name} is {other.get(name)}, not {value}" for name, value in asdict(self).items() if other.get(name) != value
+        )
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,16 @@ class Work(Protocol):
 class Worker:
     """As Ray Data takes it: made once in its process, then called with one row after the other."""
 
-    def __init__(self, work: Work, folder: str, versions: Versions, threads: int) -> None:
+    def __init__(self, work: Work, folder: str, versions: Versions, threads: int, cwd: str) -> None:
+        """cwd: what paths of the driver are relative to."""
+        with suppress(OSError):  # there is no such folder here: then whoever misses a file says so
+            os.chdir(cwd)
         self._work, self._folder, self._node = work, place(folder), socket.gethostname()
         self._model: Model | None = None
         self._fault = EdgeVqaError("", "")
         _pin(threads)
         try:
-            other = versions.difference(Versions.here(work.bundle))
+            other = versions.difference(asdict(Versions.here(work.bundle)))
             if other:
                 raise EdgeVqaError(other, "install the same on all nodes")
             self._model = load(work.bundle, threads=threads, **work.options)

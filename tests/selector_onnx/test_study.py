@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -13,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from ray.cluster_utils import Cluster
 
 from converters.convert import convert
 from converters.options import Options
 from edge_vqa.work.evaluation import figures
-from selector_onnx import plots, study
+from selector_onnx import collect, plots, study
 from selector_onnx.study_config import Mix, read_config
 from tests.conftest import CHECKPOINT, Asked, Run, one_line
+from tests.edge_vqa.cluster.conftest import cluster  # noqa: F401  (a fixture)
 
 CONFIG = """
 name = "small"
@@ -113,6 +116,40 @@ def test_a_study_writes_tables_and_the_figure_and_computes_nothing_twice(run: Ru
     assert {path: path.stat().st_mtime_ns for path in (folder / "out").rglob("*.npz")} == before
 
 
+def test_a_cluster_computes_the_same_study_and_only_what_is_missing(
+    run: Run,
+    folder: Path,
+    cluster: Cluster,  # noqa: F811
+) -> None:
+    run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
+    shop = study.Workshop(read_config(folder / "study.toml"), folder, folder / "there")
+    shutil.copytree(folder / "out" / "traces", folder / "there" / "traces", dirs_exist_ok=True)
+    asked_again = [shop.traces_path(bundle, name) for bundle, name in shop.wanted() if bundle == "q2"]
+    for path in asked_again:
+        path.unlink()
+    command = ("edge-vqa-selector", "study", "study.toml", "-o", "there", "--ray", cluster.address)
+    done = run(*command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    for path in asked_again:
+        here, there = collect.load(folder / "out" / "traces" / path.name), collect.load(path)
+        assert here.question_id.tolist() == there.question_id.tolist() and here.origin == there.origin
+        assert np.array_equal(here.maxprob, there.maxprob) and here.picture.tolist() == there.picture.tolist()
+    here, there = (json.loads((folder / name / "study.json").read_text()) for name in ("out", "there"))
+    for one, other in zip(here["cells"], there["cells"], strict=True):
+        assert {key: one[key] for key in ("bundle", "confidence", "ood_percent")} == {
+            key: other[key] for key in ("bundle", "confidence", "ood_percent")
+        }
+        tolerance = 0 if one["confidence"] == "maxprob" else 1e-3  # training, on another number of threads
+        assert other["aurc"]["value"] == pytest.approx(one["aurc"]["value"], abs=tolerance), one["confidence"]
+    before = {path: path.stat().st_mtime_ns for path in (folder / "there").rglob("*.npz")}
+    assert sorted(path.name for path in before) == sorted(path.name for path in (folder / "out").rglob("*.npz"))
+    assert not list((folder / "there" / "traces").glob(".*")), "no parts are left"
+    again = run("edge-vqa-selector", "study", "study.toml", "-o", "there", "--ray", "127.0.0.1:9", cwd=folder)
+    assert again.returncode == 0, "nobody needs to answer where all is there"
+    assert {path: path.stat().st_mtime_ns for path in (folder / "there").rglob("*.npz")} == before
+    assert "--jobs" in run(*command, "--jobs", "2", cwd=folder).stderr
+
+
 def test_cells_are_what_direct_calculation_gives_on_nested_mixes(run: Run, folder: Path) -> None:
     run("edge-vqa-selector", "study", folder / "study.toml", "-o", folder / "out")
     shop = study.Workshop(read_config(folder / "study.toml"), folder, folder / "out")
@@ -157,7 +194,7 @@ def test_processes_of_a_killed_study_end_with_it() -> None:
 import os, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from selector_onnx.study import end_with_parent
+from selector_onnx.several import end_with_parent
 pool = ProcessPoolExecutor(1, get_context("spawn"), end_with_parent)
 print(pool.submit(os.getpid).result(), flush=True)
 pool.submit(time.sleep, 100)

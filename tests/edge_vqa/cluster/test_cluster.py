@@ -17,6 +17,7 @@ from ray.cluster_utils import Cluster
 
 from edge_vqa.cluster import drive
 from edge_vqa.cluster.answers import Answers
+from edge_vqa.cluster.connect import Cluster as Connected
 from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.places import place
 from edge_vqa.errors import EdgeVqaError
@@ -149,6 +150,30 @@ def test_no_answer_is_lost_doubled_or_changed_when_nodes_and_drivers_are_killed(
     assert without_time(output) == expected
 
 
+def test_an_output_that_vanishes_while_a_run_writes_is_one_line_and_loses_nothing(
+    cluster: Cluster, alone: tuple[Path, list[dict[str, Any]]], tmp_path: Path, run: Run
+) -> None:
+    asked, expected = alone
+    output = tmp_path / "disk" / "answers.jsonl"
+    output.parent.mkdir()
+    program = str(Path(sys.executable).with_name("edge-vqa"))
+    command = [program, "batch", str(asked), "-o", str(output), "--model", "mini", "--ray", cluster.address]
+    driver = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not list(output.parent.glob("*/part-*")):
+        assert driver.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    output.parent.rename(tmp_path / "unplugged")
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 1 and said.count("\n") == 1 and str(output.parent) in said and "it goes on" in said, said
+    assert not output.parent.exists(), "nothing is written beside it"
+    (tmp_path / "unplugged").rename(output.parent)
+    had = {path: path.stat().st_mtime_ns for path in output.parent.glob("*/part-*")}
+    assert had
+    done = run("edge-vqa", *command[1:])
+    assert done.returncode == 0 and without_time(output) == expected, done.stderr
+
+
 def test_an_evaluation_on_a_cluster_finds_the_same_figures(cluster: Cluster, tmp_path: Path, run: Run) -> None:
     asked = written(tmp_path / "q.jsonl", entries(40))
     found = []
@@ -164,8 +189,9 @@ def test_nodes_that_hold_another_bundle_or_miss_a_picture_are_named(cluster: Clu
     shutil.copytree(MINI, copied)
     work = Answers(str(copied), drive.options_for(str(copied), {}, None), Settings())
     gone = [Listed("q", str(tmp_path / "gone.png"), "what is this?", (), "17-4")]  # the driver saw it
-    with pytest.raises(EdgeVqaError, match=r"node \S+: 1 pictures are missing there .*gone.png.*mount the same folder"):
-        drive.run(work, gone, place(str(tmp_path / "run")), address=cluster.address, asked={})
+    said = r"node \S+: 1 pictures are missing there .*gone.png.*mount the same folder"
+    with pytest.raises(EdgeVqaError, match=said), Connected(cluster.address) as connected:
+        drive.run(work, gone, place(str(tmp_path / "run")), cluster=connected, asked={})
     assert not list((tmp_path / "run").glob("part-*"))
 
     lines = [Listed(line["question_id"], line["image"], line["question"], ()) for line in entries(4)]
@@ -180,8 +206,43 @@ def test_nodes_that_hold_another_bundle_or_miss_a_picture_are_named(cluster: Clu
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drive, "Versions", Before)
-        with pytest.raises(EdgeVqaError, match=r"node \S+: bundle is .* install the same on all nodes"):
-            drive.run(work, lines, place(str(tmp_path / "other")), address=cluster.address, asked={})
+        said = r"node \S+: bundle is .* install the same on all nodes"
+        with pytest.raises(EdgeVqaError, match=said), Connected(cluster.address) as connected:
+            drive.run(work, lines, place(str(tmp_path / "other")), cluster=connected, asked={})
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [("edge_vqa-0.0.9.dist-info/METADATA", "edge_vqa is 0.0.9, not"), ("edge_vqa.py", "no such edge-vqa")],
+)
+def test_a_node_with_another_edge_vqa_or_none_is_named_before_anything_is_asked(
+    cluster: Cluster, tmp_path: Path, run: Run, installed: str, said: str
+) -> None:
+    asked, first = written(tmp_path / "q.jsonl", entries(2)), tmp_path / "first" / installed
+    first.parent.mkdir(parents=True)
+    first.write_text(
+        "Metadata-Version: 2.1\nName: edge-vqa\nVersion: 0.0.9\n" if "METADATA" in installed else "raise ImportError"
+    )
+    node = cluster.add_node(**NODE, env_vars={"PYTHONPATH": str(tmp_path / "first")})
+    try:
+        command = ("edge-vqa", "batch", asked, "-o", tmp_path / "a.jsonl", "--model", "mini", "--ray", cluster.address)
+        done = run(*command, cwd=tmp_path)  # Ray's workers look for modules where the driver is, first of all
+        assert done.returncode == 1 and "node " in one_line(done) and said in done.stderr, done.stderr
+        assert "install the same on all nodes" in done.stderr and not (tmp_path / "a.jsonl").exists()
+    finally:
+        cluster.remove_node(node)
+
+
+def test_paths_may_be_relative_to_where_the_driver_is(cluster: Cluster, tmp_path: Path, run: Run) -> None:
+    shutil.copy(entries(1)[0]["image"], tmp_path / "a.png")
+    line = {"question_id": "q", "image": "a.png", "question": "what is this?"}
+    written(tmp_path / "q.jsonl", [line, line | {"question_id": "r", "image": "none.jpg"}])
+    shutil.copytree(MINI, tmp_path / "bundle")
+    for name, more in (("here.jsonl", ()), ("there.jsonl", ("--ray", cluster.address))):
+        command = ("edge-vqa", "batch", "q.jsonl", "-o", name, "--model", "./bundle", "--skip-missing", *more)
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert without_time(tmp_path / "there.jsonl") == without_time(tmp_path / "here.jsonl")
 
 
 @pytest.mark.parametrize(
