@@ -25,6 +25,7 @@ from edge_vqa.bundles import store
 from edge_vqa.bundles.store import Bundle
 from edge_vqa.errors import EdgeVqaError, require
 from edge_vqa.llm.prompt import clean_question
+from edge_vqa.notebook import thumbnail
 from edge_vqa.pictures.open import ImageSource, Picture, open_picture
 from edge_vqa.session import many
 from edge_vqa.session.options import Options
@@ -112,7 +113,8 @@ class Model(Session):
                     if last or seen.answered:
                         yield from held
                         spent = replace(spent, total_s=time.perf_counter() - began)
-                        yield Verdict(judge(chosen, look, seen.trace, seen.confidence, seen.familiarity, spent))
+                        answer = judge(chosen, look, seen.trace, seen.confidence, seen.familiarity, spent)
+                        yield Verdict(replace(answer, thumbnail=thumbnail(picture)))
                         return
 
         live = events()

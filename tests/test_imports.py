@@ -24,11 +24,12 @@ MAY_IMPORT = {
 CONVERTERS_MAY_TAKE = ("bundles", "border", "native", "errors", "visible", "device.admission", "device.profile", "cli.terminal")
 THEY_ASK = {"calibration.py", "compare.py", "cli.py", "asked.py", "conversion.py"}
 HEAVY = ("torch", "transformers", "scipy", "matplotlib", "gguf", "onnx", "jinja2", "sklearn", "pandas")
-HEAVY += ("huggingface_hub", "ray", "pyarrow", "fsspec")
+HEAVY += ("huggingface_hub", "ray", "pyarrow", "fsspec", "llm", "lmms_eval")
 # Within the runtime: a room (a folder, or a file beside the folders) may import from those before it only
 ROOMS = (
-    *("visible", "errors", "metrics", "border", "bundles", "pictures", "native", "trust", "vision", "llm", "answer", "device"),
-    *("session", "model", "checks", "work", "cluster", "serve", "cli", "__main__"),
+    *("visible", "errors", "metrics", "border", "bundles", "pictures", "native", "trust", "vision", "llm", "notebook"),
+    *("answer", "device"),
+    *("session", "model", "checks", "work", "cluster", "serve", "adapters", "cli", "__main__"),
 )
 
 

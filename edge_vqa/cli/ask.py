@@ -220,5 +220,5 @@ def _tell(events: Iterator[Event], show: Show) -> Answer:
     elif answer.text is not None:
         terminal.say(answer.text, lines=True)
     sys.stdout.flush()
-    terminal.tell(told.in_words(answer, show_candidate=show.candidate and not show.stream))
+    terminal.tell(answer.in_words(show_candidate=show.candidate and not show.stream))
     return answer

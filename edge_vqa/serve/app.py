@@ -177,7 +177,7 @@ class Service:
         verdict = await asked.next()
         assert isinstance(verdict, Verdict)
         answer = verdict.answer
-        made = told.as_object(answer, show_candidate=show) | {"verdict": told.in_words(answer)}
+        made = told.as_object(answer, show_candidate=show) | {"verdict": answer.in_words()}
         return JSONResponse(made | {"queue_s": asked.extra["queue_s"]})
 
     def _loaded(self) -> Model:

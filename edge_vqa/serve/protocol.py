@@ -194,7 +194,7 @@ class Reply:
     def _verdict(self, answer: Answer) -> dict[str, Any]:
         made = told.as_object(answer, show_candidate=self._chat.show_candidate)
         del made["answer"], made["tokens"]
-        said = {"verdict": told.in_words(answer)}
+        said = {"verdict": answer.in_words()}
         return made | said | {"ignored": list(self._chat.ignored)} | {k: v for k, v in self._extra.items() if k != "model"}
 
     def _logprobs(self, answer: Answer) -> dict[str, Any] | None:
@@ -209,7 +209,7 @@ class Reply:
 
 
 def _refusal(answer: Answer) -> str | None:
-    return told.in_words(answer) if answer.abstained else None
+    return answer.in_words() if answer.abstained else None
 
 
 def _reason(answer: Answer) -> str:

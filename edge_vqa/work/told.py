@@ -1,33 +1,10 @@
-"""What came of a question, told to a person and to a program."""
+"""What came of a question, told to a program."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edge_vqa.answer import Answer
-from edge_vqa.trust.gate import UNFAMILIAR
-
-
-def in_words(answer: Answer, *, show_candidate: bool = False) -> str:
-    """One line on how the answer was judged."""
-    guess = f'; the guess was "{answer.candidate}"' if answer.abstained and show_candidate else ""
-    if answer.reason == UNFAMILIAR:
-        return f"not answered: this picture is unlike those that the confidence was calibrated on{guess}"
-    # nobody is sure, and nothing impossible: 1.00 and 0.00 would say so
-    value = (
-        "over 0.99" if answer.confidence >= 0.995 else "below 0.01" if answer.confidence < 0.005 else f"{answer.confidence:.2f}"
-    )
-    confidence = f"confidence {value}"
-    if answer.threshold is None:
-        limit = "always answered (--no-gate)" if not answer.abstained else "no threshold keeps the risk: always abstains"
-    else:
-        sign = "below" if answer.abstained else "at least"
-        limit = f"{sign} {answer.threshold:.2f}"
-        if answer.risk_target is not None:
-            limit += f", the threshold for {answer.risk_target:.0%} risk"
-    note = "; uncalibrated" if not answer.calibrated else "; familiarity uncalibrated" if answer.familiarity is None else ""
-    said = f"not answered: {confidence}" if answer.abstained else confidence
-    return f"{said}, {limit}{note}{guess}"
 
 
 def judgement(answer: Answer, *, show_candidate: bool) -> dict[str, Any]:
