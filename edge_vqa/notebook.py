@@ -35,6 +35,7 @@ def card(image: bytes | None, text: str | None, words: str, confidence: float, t
         source = f"data:image/jpeg;base64,{base64.b64encode(image).decode()}"
         shown = f'<img src="{source}" alt="" style="display:block;max-width:{SIDE}px;border-radius:4px">'
     said = "<i>not answered</i>" if text is None else html.escape(visible(text, lines=True))
+    words = html.escape(visible(words.removeprefix("not answered: ")))
     percent = 100 * confidence
     mark = ""
     if threshold is not None:
@@ -48,5 +49,5 @@ def card(image: bytes | None, text: str | None, words: str, confidence: float, t
     return (
         f'<div style="display:flex;gap:1em;align-items:center">{shown}<div style="min-width:14em">'
         f'<div style="font-size:1.4em;white-space:pre-wrap">{said}</div>{bar}'
-        f"<div>{html.escape(visible(words))}</div></div></div>"
+        f"<div>{words}</div></div></div>"
     )

@@ -1,10 +1,12 @@
-"""A Hugging Face hub on this machine: the two addresses that a download needs, over real HTTP."""
+"""A Hugging Face hub on this machine: the addresses that a download or an upload needs, over real HTTP."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+TOKEN = "hf_ours"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -30,6 +33,11 @@ class Hub:
     lie: bool = False
     inflate: int = 0
     ranges: list[str] = field(default_factory=list)
+    stored: Path = Path()  # where uploads go
+    private: dict[str, bool] = field(default_factory=dict)  # repositories that were made
+    sent: list[str] = field(default_factory=list)  # checksums of large files that arrived
+    commits: list[str] = field(default_factory=list)
+    refuse: int = 0  # large files that the server fails to take before one goes through
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -38,6 +46,68 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *_: Any) -> None:
             pass
+
+        def _allowed(self) -> bool:
+            if self.headers.get("Authorization") == f"Bearer {TOKEN}":
+                return True
+            self.send_response(401)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return False
+
+        def _json(self, value: Any) -> None:
+            self._send(json.dumps(value).encode(), True, "application/json")
+
+        def do_POST(self) -> None:
+            path, body = self.path.split("?")[0], self.rfile.read(int(self.headers["Content-Length"]))
+            if not self._allowed():
+                return None
+            if path == "/api/repos/create":
+                asked = json.loads(body)
+                name = f"{asked['organization']}/{asked['name']}"
+                hub.private.setdefault(name, asked.get("visibility") == "private")
+                hub.files.setdefault(name, {})
+                return self._json({"url": f"{hub.address}/{name}"})
+            if path == "/api/validate-yaml":
+                return self._json({"warnings": [], "errors": []})
+            if path.endswith(".git/info/lfs/objects/batch"):
+                objects = json.loads(body)["objects"]
+                for one in objects:
+                    if not (hub.stored / one["oid"]).exists():
+                        one["actions"] = {"upload": {"href": f"{hub.address}/lfs/{one['oid']}"}}
+                return self._json({"objects": objects})
+            name, _, what = path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
+            if what == "preupload":
+                modes = [
+                    {"path": f["path"], "uploadMode": "regular" if f["path"].endswith((".json", ".md")) else "lfs"}
+                    for f in json.loads(body)["files"]
+                ]
+                return self._json({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+            if what == "commit":
+                for line in map(json.loads, body.splitlines()):
+                    value = line["value"]
+                    if line["key"] == "header":
+                        hub.commits.append(value["summary"])
+                    elif line["key"] == "file":
+                        made = hub.stored / hashlib.sha256(body + value["path"].encode()).hexdigest()
+                        made.write_bytes(base64.b64decode(value["content"]))
+                        hub.files[name][value["path"]] = made
+                    else:
+                        hub.files[name][value["path"]] = hub.stored / value["oid"]
+                return self._json({"commitOid": COMMIT, "commitUrl": f"{hub.address}/{name}/commit/{COMMIT}"})
+            return self._missing()
+
+        def do_PUT(self) -> None:
+            data, oid = self.rfile.read(int(self.headers["Content-Length"])), self.path.rpartition("/")[2]
+            hub.refuse -= 1
+            if hub.refuse >= 0 or hashlib.sha256(data).hexdigest() != oid:
+                self.send_response(400)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            (hub.stored / oid).write_bytes(data)
+            hub.sent.append(oid)
+            self._send(b"", True, "text/plain")
 
         def do_HEAD(self) -> None:
             self.do_GET(body=False)
@@ -107,7 +177,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serve() -> Iterator[Hub]:
     """Run a hub until the block ends."""
-    hub = Hub()
+    held = tempfile.TemporaryDirectory()
+    hub = Hub(stored=Path(held.name))
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -118,3 +189,4 @@ def serve() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+        held.cleanup()

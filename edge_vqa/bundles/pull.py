@@ -1,6 +1,6 @@
 """Downloads a gguf pair or a bundle from the Hugging Face hub, and makes a bundle of it.
 
-huggingface_hub (the extra `pull`) does the talking; what is chosen, checked and written is decided here.
+What is chosen, checked and written is decided here.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ import errno
 import fnmatch
 import os
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edge_vqa.border import untrusted
+from edge_vqa.bundles import hub, ready, store
 from edge_vqa.bundles import manifest as manifests
-from edge_vqa.bundles import ready, store
 from edge_vqa.bundles.manifest import MANIFEST, Manifest, Source
 from edge_vqa.errors import EdgeVqaError
 
@@ -46,14 +44,6 @@ class Repository:
     files: tuple[Remote, ...]
 
 
-def split(name: str) -> tuple[str, str | None]:
-    """`OWNER/REPO[@REVISION]` -> repository and revision."""
-    repository, _, revision = name.partition("@")
-    if repository.count("/") != 1 or not all(repository.split("/")):
-        raise EdgeVqaError(f"{name!r} is no repository", "give OWNER/REPO, as in ggml-org/SmolVLM-500M-Instruct-GGUF")
-    return repository, revision or None
-
-
 def pull(
     name: str,
     patterns: Sequence[str] = (),
@@ -70,10 +60,10 @@ def pull(
     patterns: names of the files to take, with `*`, where a repository offers several. An interrupted download goes on where
     it ended. Raises EdgeVqaError.
     """
-    repository, revision = split(name)
+    repository, revision = hub.split(name)
     found = look(repository, revision)
     chosen = choose(found, patterns)
-    short = as_name or repository.split("/")[1].removesuffix("-GGUF").removesuffix("-gguf")
+    short = as_name or hub.short(repository)
     if not manifests.is_name(short):
         raise EdgeVqaError(f"{short!r} cannot be the name of a bundle", "give another with --name")
     output = store.home() / short
@@ -151,36 +141,23 @@ def _check_space(folder: Path, files: Sequence[Remote]) -> None:
         )
 
 
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise EdgeVqaError("huggingface_hub is not installed", 'pip install "edge-vqa[pull]"') from None
-    import huggingface_hub.utils
-
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    return huggingface_hub
-
-
 def _failed(error: Exception, name: str) -> EdgeVqaError:
     """What the hub's client raised, in one line."""
-    kind, status = type(error).__name__, getattr(getattr(error, "response", None), "status_code", None)
+    kind, status = type(error).__name__, hub.status(error)
     if kind == "GatedRepoError" or status in (401, 403):
         return EdgeVqaError(f"{name} is not open to everyone, or does not exist", "check its name; log in with: hf auth login")
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError") or status == 404:
         return EdgeVqaError(f"{name} was not found on the hub", "check its name and revision")
-    reason = " ".join(str(error).split())[:150] or kind
     return EdgeVqaError(
-        f"{name} could not be downloaded ({reason})", "check the connection and try again: it goes on where it ended"
+        f"{name} could not be downloaded ({hub.reason(error)})", "check the connection and try again: it goes on where it ended"
     )
 
 
 def look(repository: str, revision: str | None) -> Repository:
     """What a repository holds, from the hub."""
-    hub = _hub()
+    client = hub.client()
     try:
-        info = hub.HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=30)
+        info = client.HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=30)
     except Exception as error:  # the client's and its HTTP library's own
         raise _failed(error, repository) from None
     files = tuple(
@@ -195,7 +172,7 @@ def fetch(repository: Repository, file: Remote, folder: Path) -> Path:
 
     `hf_hub_download` begins anew in each process; its own `http_get` goes on from what is there.
     """
-    hub = _hub()
+    client = hub.client()
     from huggingface_hub.file_download import http_get
 
     path = folder / file.path.replace("/", "--")
@@ -205,7 +182,7 @@ def fetch(repository: Repository, file: Remote, folder: Path) -> Path:
     part.touch()
     if file.bytes and part.stat().st_size > file.bytes:
         part.write_bytes(b"")
-    url = hub.hf_hub_url(repository.name, file.path, revision=repository.commit)
+    url = client.hf_hub_url(repository.name, file.path, revision=repository.commit)
     try:
         with part.open("r+b") as stream:
             done = stream.seek(0, os.SEEK_END)
@@ -214,7 +191,7 @@ def fetch(repository: Repository, file: Remote, folder: Path) -> Path:
                     url,
                     stream,
                     resume_size=done,
-                    headers=hub.utils.build_hf_headers(),
+                    headers=client.utils.build_hf_headers(),
                     expected_size=file.bytes or None,
                     displayed_filename=path.name,
                 )

@@ -11,7 +11,7 @@ from edge_vqa.cli import terminal
 from edge_vqa.cli.options import DebugOption
 from edge_vqa.errors import EdgeVqaError
 
-app = typer.Typer(help="List, show, verify and download bundles.", no_args_is_help=True)
+app = typer.Typer(help="List, show, verify, download and upload bundles.", no_args_is_help=True)
 
 
 @app.command("list", epilog="Example: edge-vqa models list")
@@ -154,3 +154,38 @@ def models_pull(
     size = sum(stored.bytes for stored in manifest.files.values()) / 1e6
     terminal.say(f"{folder.name}: {manifest.description}, {size:.1f} MB, licence {manifest.licence}")
     terminal.say(f'try it: edge-vqa ask photo.jpg "what is this?" --model {folder.name}')
+
+
+@app.command(
+    "push",
+    epilog="""
+[bold]Examples[/bold]\n
+  hf auth login\n
+  edge-vqa models push mine OWNER/REPO\n
+  edge-vqa models push mine OWNER/REPO --dry-run > README.md\n\n
+All files of the bundle and a model card, written from bundle.json, go into one commit; what is there already is not sent again.
+""",
+)
+def models_push(
+    name: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle, by name or folder.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository on the Hugging Face hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Make it private, where it is made.")] = False,
+    keep_card: Annotated[bool, typer.Option("--keep-card", help="Leave the README.md that is there.")] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="Of the commit (default: name and version).")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the model card, and upload nothing.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Upload a bundle, with a model card, to the Hugging Face hub."""
+    del debug
+    from edge_vqa.bundles import push, store
+
+    found = store.read(name)
+    to = push.checked(repository)
+    if dry_run:
+        store.verify(found, thorough=True)
+        print(push.model_card(found, to), end="")
+        for path in found.files.values():
+            terminal.tell(f"would upload {path.name}, {path.stat().st_size / 1e6:.2f} MB")
+        return
+    terminal.say(push.push(found, to, private=private, keep_card=keep_card, message=message))
+    terminal.tell(f"to use it: edge-vqa models pull {to}")
