@@ -26,6 +26,7 @@ $(VENV)/.installed: pyproject.toml $(BASE)/pyproject.toml $(BASE)/edge_vqa_base/
 $(VENV)/.dev: pyproject.toml $(VENV)/.installed
 	@echo "Installing what conversion, training and the tests need (torch for CPU among it)."
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps lmms-eval==0.7.3
 	@touch $@
 
 demo: $(VENV)/.installed ## install the package with the base model and ask about five photographs: one question is not answered
