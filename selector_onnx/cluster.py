@@ -17,9 +17,10 @@ from edge_vqa.cluster.connect import Cluster, gave_up
 from edge_vqa.cluster.drive import Result
 from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.places import place
-from edge_vqa.cluster.worker import Tally, Versions
+from edge_vqa.cluster.worker import Versions
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import Model
+from edge_vqa.work.batch import Outcome
 from edge_vqa.work.questions import Question
 from selector_onnx import collect as collecting
 from selector_onnx import several
@@ -42,9 +43,9 @@ class Traced:
         pictures = np.array([images.get(picture, picture) for picture in traces.picture.tolist()])
         collecting.save(replace(traces, picture=pictures), to)
 
-    def tally(self, raw: bytes) -> Tally | None:
+    def tally(self, raw: bytes) -> Outcome | None:
         try:
-            return Tally(answered=len(collecting.load(io.BytesIO(raw))))
+            return Outcome(answered=len(collecting.load(io.BytesIO(raw))))
         except EdgeVqaError:
             return None
 

@@ -96,6 +96,19 @@ def run() -> Run:
     return call
 
 
+def written(path: Path, lines: list[dict[str, Any]]) -> Path:
+    """A file of JSON lines."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def without_time(path: Path) -> list[dict[str, Any]]:
+    """Answers, but for the seconds they took."""
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "total_s"} for line in path.read_text().splitlines()
+    ]
+
+
 def one_line(result: subprocess.CompletedProcess[str], status: int = 1) -> str:
     """The one line a failure prints; asserts that there is nothing else."""
     lines = result.stderr.strip().splitlines()

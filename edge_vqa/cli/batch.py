@@ -25,7 +25,6 @@ from edge_vqa.cli.ray import RayOption
 from edge_vqa.errors import EdgeVqaError
 
 if TYPE_CHECKING:
-    from edge_vqa.cluster.worker import Tally
     from edge_vqa.work.batch import Outcome
     from edge_vqa.work.evaluation import Case, Judged
     from edge_vqa.work.questions import Question
@@ -84,7 +83,7 @@ def batch(
     _told(output, outcome, len(missing), again)
 
 
-def _told(output: str, outcome: Outcome | Tally, missing: int, again: str = "") -> None:
+def _told(output: str, outcome: Outcome, missing: int, again: str = "") -> None:
     """What came of it; exit status 1 where some could not be asked."""
     left_out = f", {missing} left out: no picture" if missing else ""
     terminal.tell(

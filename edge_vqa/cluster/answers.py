@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_vqa.cluster.worker import Tally
 from edge_vqa.model import Model
 from edge_vqa.visible import as_json
 from edge_vqa.work import batch
-from edge_vqa.work.batch import Settings
+from edge_vqa.work.batch import Outcome, Settings
 from edge_vqa.work.questions import Question
 
 TEXTS = ("question_id", "answer", "candidate", "reason", "confidence_method", "model", "bundle", "of", "error", "asked")
@@ -49,7 +48,7 @@ class Answers:
         else:
             to.write_text("".join(as_json(line) + "\n" for line in lines), encoding="utf-8")
 
-    def tally(self, raw: bytes) -> Tally | None:
+    def tally(self, raw: bytes) -> Outcome | None:
         if self.suffix == ".parquet":
             return _tally_parquet(raw)
         if not raw.endswith(b"\n"):
@@ -57,7 +56,7 @@ class Answers:
         failed = raw.count(b'"error": ')
         first = next((line for line in raw.splitlines() if b'"error": ' in line), None) if failed else None
         abstained, answered = (raw.count(b'"abstained": ' + value) for value in (b"true", b"false"))
-        return Tally(answered, abstained, failed, _failure(json.loads(first)) if first else "")
+        return Outcome(answered, abstained, failed, _failure(json.loads(first)) if first else "")
 
 
 def _failure(line: Mapping[str, Any]) -> str:
@@ -74,7 +73,7 @@ def _write_parquet(lines: Sequence[Mapping[str, Any]], to: Path) -> None:
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema), to)
 
 
-def _tally_parquet(raw: bytes) -> Tally | None:
+def _tally_parquet(raw: bytes) -> Outcome | None:
     import pyarrow
     from pyarrow import parquet
 
@@ -84,4 +83,4 @@ def _tally_parquet(raw: bytes) -> Tally | None:
         return None
     failed = [row for row in rows if row["error"] is not None]
     abstained = sum(row["abstained"] is True for row in rows)
-    return Tally(len(rows) - abstained - len(failed), abstained, len(failed), _failure(failed[0]) if failed else "")
+    return Outcome(len(rows) - abstained - len(failed), abstained, len(failed), _failure(failed[0]) if failed else "")

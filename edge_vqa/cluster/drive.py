@@ -15,11 +15,12 @@ from edge_vqa.cluster.connect import Cluster, gave_up
 from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.parts import Plan
 from edge_vqa.cluster.places import Place
-from edge_vqa.cluster.worker import Tally, Versions, Work, Worker
+from edge_vqa.cluster.worker import Versions, Work, Worker
 from edge_vqa.device import memory, tuning
 from edge_vqa.device.profile import default_threads, profile_of
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.llm.engine import room_for
+from edge_vqa.work.batch import Outcome
 
 PROCESS = 120 * 10**6  # bytes of Ray and pyarrow in a worker
 MANY = 16  # parts a worker
@@ -31,7 +32,7 @@ Progress = Callable[[str, int, int | None], None]
 class Result:
     """tally: of all questions; plan: how they were cut."""
 
-    tally: Tally
+    tally: Outcome
     plan: Plan
 
 
@@ -77,7 +78,7 @@ def run(
             for part in plan.parts
             if part.number not in there
         ]
-        tally = Tally()
+        tally = Outcome()
         for one in there.values():
             tally = tally.plus(one)
         progress("asking", len(tally), plan.count)
@@ -89,11 +90,11 @@ def run(
     return Result(tally, plan)
 
 
-def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Tally]:
+def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Outcome]:
     """Parts that are answered, by number."""
     present = [part for part in plan.parts if part.name(work.suffix) in names]
 
-    def tally(part: parts.Part) -> Tally | None:
+    def tally(part: parts.Part) -> Outcome | None:
         return work.tally(folder.child(part.name(work.suffix)).read())
 
     with ThreadPoolExecutor(8) as pool:
@@ -103,7 +104,7 @@ def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, T
 
 def _ask(
     work: Work, rows: list[dict[str, Any]], folder: Place, versions: Versions, cluster: Cluster, threads: int | None
-) -> Iterator[Tally]:
+) -> Iterator[Outcome]:
     """Tallies of parts, as they are answered."""
     cluster.connect()
     import ray
@@ -128,7 +129,7 @@ def _ask(
         for row in made.iter_rows():
             if row["fault"]:
                 raise EdgeVqaError(row["fault"], row["todo"])
-            yield Tally(**json.loads(row["tally"]))
+            yield Outcome(**json.loads(row["tally"]))
     except ray.exceptions.RayError as error:
         raise gave_up(error) from None
 

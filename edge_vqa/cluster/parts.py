@@ -89,9 +89,7 @@ def write_plan(
                 end += len(raw)
                 progress(len(ids))
         if plan.missing and not skip_missing:
-            some = ", ".join(plan.some) + (", ..." if plan.missing > len(plan.some) else "")
-            said = f"{plan.missing} of {len(ids)} pictures are missing ({some})"
-            raise EdgeVqaError(said, "--skip-missing leaves them out")
+            raise questions.are_missing(plan.some, plan.missing, len(ids))
         if not plan.parts:
             raise EdgeVqaError("there is nothing to ask", "give questions whose pictures are there")
         _check_twice(np.frombuffer(ids, np.uint64))

@@ -42,6 +42,7 @@ class Place:
 
     def exists(self) -> bool:
         with said(self):
+            self.fs.invalidate_cache()
             return bool(self.fs.exists(self.path))
 
     def names(self) -> list[str]:

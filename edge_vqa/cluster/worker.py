@@ -12,10 +12,10 @@ import json
 import os
 import socket
 import tempfile
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from edge_vqa.cluster.places import Place, place
 from edge_vqa.device.profile import cores
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.model import Model, load
+from edge_vqa.work.batch import Outcome
 from edge_vqa.work.questions import Question
 
 ATTEMPTS = 4  # of a part; it has ended its process each time
@@ -53,27 +54,6 @@ class Versions:
         )
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How many questions were answered, how many not, how many could not be asked; and of the first of these why."""
-
-    answered: int = 0
-    abstained: int = 0
-    failed: int = 0
-    first_failure: str = ""
-
-    def __len__(self) -> int:
-        return self.answered + self.abstained + self.failed
-
-    def plus(self, other: Tally) -> Tally:
-        return Tally(
-            self.answered + other.answered,
-            self.abstained + other.abstained,
-            self.failed + other.failed,
-            self.first_failure or other.first_failure,
-        )
-
-
 class Work(Protocol):
     """What is done with a part. It is sent to the workers: a frozen dataclass of plain values.
 
@@ -91,7 +71,7 @@ class Work(Protocol):
         """Make the file of a part. images: names of pictures that were fetched, by their path here. old: a file that answers
         some of the questions, or answered them before they were changed."""
 
-    def tally(self, raw: bytes) -> Tally | None:
+    def tally(self, raw: bytes) -> Outcome | None:
         """What such a file holds; None where it is not whole."""
 
 
@@ -130,28 +110,28 @@ class Worker:
                 todos.append(error.todo)
         return {"tally": tallies, "fault": faults, "todo": todos}
 
-    def _part(self, number: int, start: int, end: int, count: int, name: str, old: str) -> Tally:
+    def _part(self, number: int, start: int, end: int, count: int, name: str, old: str) -> Outcome:
         """Answer a part, unless it is."""
         if self._model is None:
             raise self._fault
-        names = self._folder.names()
-        if name in names:  # by a worker that was thought dead, or torn
-            tally = self._work.tally(self._folder.child(name).read())
+        made = self._folder.child(name)
+        if made.exists():  # by a worker that was thought dead, or torn
+            tally = self._work.tally(made.read())
             if tally is not None and len(tally) == count:
                 return tally
-        before = [mark for mark in names if mark.startswith(f"{ATTEMPT}{number:06}-")]
-        if len(before) >= ATTEMPTS:
-            said = f"part {number} has ended its process {len(before)} times"
+        marks = [self._folder.child(f"{ATTEMPT}{number:06}-{n}") for n in range(ATTEMPTS)]
+        before = list(takewhile(Place.exists, marks))
+        if len(before) == ATTEMPTS:
+            said = f"part {number} has ended its process {ATTEMPTS} times"
             raise EdgeVqaError(said, f"look at its questions in {self._folder}: start again without the one at fault")
-        mark = f"{ATTEMPT}{number:06}-{uuid.uuid4().hex}"
         with tempfile.TemporaryDirectory(prefix="edge-vqa-") as scratch:
-            _leave(self._folder.child(mark), Path(scratch))
+            _leave(marks[len(before)], Path(scratch))
             tally = self._answer(self._model, Path(scratch), int(start), int(end), name, old)
-        for one in (mark, *before):
-            self._folder.child(one).remove()
+        for mark in marks[: len(before) + 1]:
+            mark.remove()
         return tally
 
-    def _answer(self, model: Model, scratch: Path, start: int, end: int, name: str, old: str) -> Tally:
+    def _answer(self, model: Model, scratch: Path, start: int, end: int, name: str, old: str) -> Outcome:
         lines = [json.loads(line) for line in self._folder.child(ASKED).read(start, end).splitlines()]
         paths = _pictures(lines, scratch)
         asked = [

@@ -67,6 +67,15 @@ class Outcome:
             return replace(self, failed=self.failed + 1, first_failure=first)
         return replace(self, answered=self.answered + (not line["abstained"]), abstained=self.abstained + line["abstained"])
 
+    def plus(self, other: Outcome) -> Outcome:
+        return Outcome(
+            self.answered + other.answered,
+            self.abstained + other.abstained,
+            self.failed + other.failed,
+            self.first_failure or other.first_failure,
+            self.again + other.again,
+        )
+
     def __len__(self) -> int:
         return self.answered + self.abstained + self.failed
 

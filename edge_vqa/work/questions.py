@@ -69,13 +69,16 @@ def present(questions: Sequence[Question], path: Path, *, skip_missing: bool) ->
     `skip_missing` is not set, or when none is left."""
     there, missing = split_missing(questions)
     if missing and not skip_missing:
-        some = ", ".join(str(q.image) for q in missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise EdgeVqaError(
-            f"{len(missing)} of {len(questions)} pictures are missing ({some})", "--skip-missing leaves them out"
-        )
+        raise are_missing([str(question.image) for question in missing[:3]], len(missing), len(questions))
     if not there:
         raise EdgeVqaError(f"no picture of {path} is there", "pictures are looked for beside the file")
     return there, missing
+
+
+def are_missing(some: Sequence[str], missing: int, count: int) -> EdgeVqaError:
+    """some: the first of the missing pictures."""
+    named = ", ".join(some) + (", ..." if missing > len(some) else "")
+    return EdgeVqaError(f"{missing} of {count} pictures are missing ({named})", "--skip-missing leaves them out")
 
 
 def parts(asked: Iterable[T], picture: Callable[[T], object]) -> Iterator[list[T]]:

@@ -9,8 +9,8 @@ import numpy as np
 from ray.cluster_utils import Cluster
 
 from selector_onnx import collect
-from tests.conftest import Run, one_line
-from tests.edge_vqa.cluster.conftest import cluster, entries, written  # noqa: F401  (a fixture)
+from tests.conftest import Run, one_line, written
+from tests.edge_vqa.cluster.conftest import cluster, entries  # noqa: F401  (a fixture)
 
 
 def test_traces_of_a_cluster_are_those_of_one_machine(cluster: Cluster, tmp_path: Path, run: Run) -> None:  # noqa: F811

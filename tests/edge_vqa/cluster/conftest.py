@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,17 +25,6 @@ def entries(n: int) -> list[dict[str, Any]]:
     return [
         {"question_id": f"q{i}", "image": image, "question": ASKED[i % len(ASKED)], "answers": ["a"]}
         for i, image in enumerate(pictures)
-    ]
-
-
-def written(path: Path, lines: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
-
-
-def without_time(path: Path) -> list[dict[str, Any]]:
-    return [
-        {key: value for key, value in json.loads(line).items() if key != "total_s"} for line in path.read_text().splitlines()
     ]
 
 

@@ -22,8 +22,8 @@ from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.places import place
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.work.batch import Settings
-from tests.conftest import ROOT, Run, one_line
-from tests.edge_vqa.cluster.conftest import NODE, entries, without_time, written
+from tests.conftest import ROOT, Run, one_line, without_time, written
+from tests.edge_vqa.cluster.conftest import NODE, entries
 
 MINI = str(ROOT / "edge_vqa" / "bundles" / "mini")
 

@@ -18,8 +18,8 @@ from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.places import place
 from edge_vqa.errors import EdgeVqaError
 from edge_vqa.work import questions
-from tests.conftest import EXAMPLES
-from tests.edge_vqa.cluster.conftest import entries, written
+from tests.conftest import EXAMPLES, written
+from tests.edge_vqa.cluster.conftest import entries
 
 PICTURE = (EXAMPLES / "price.png").read_bytes()
 

@@ -20,7 +20,7 @@ from edge_vqa.model import Model, load
 from edge_vqa.work import batch
 from edge_vqa.work.batch import Settings
 from edge_vqa.work.questions import Question
-from tests.conftest import EXAMPLES, Run, edit_manifest
+from tests.conftest import EXAMPLES, Run, edit_manifest, without_time, written
 
 PICTURES = sorted([*EXAMPLES.glob("*.png"), *EXAMPLES.glob("*.jpg")])
 ASKED = ("what is this?", "how many things are there?", "is there a dog?", "what does the sign say?")
@@ -30,18 +30,12 @@ def some(n: int) -> list[Question]:
     return [Question(f"q{i}", PICTURES[i // len(ASKED) % len(PICTURES)], ASKED[i % len(ASKED)], ()) for i in range(n)]
 
 
-def written(path: Path, questions: list[Question]) -> Path:
-    lines = [{"question_id": q.question_id, "image": str(q.image), "question": q.question} for q in questions]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
+def asking(path: Path, questions: list[Question]) -> Path:
+    return written(path, [{"question_id": q.question_id, "image": str(q.image), "question": q.question} for q in questions])
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def without_time(path: Path) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "total_s"} for line in lines(path)]
 
 
 def test_answers_are_those_of_ask(model: Model, tmp_path: Path) -> None:
@@ -58,7 +52,7 @@ def test_answers_are_those_of_ask(model: Model, tmp_path: Path) -> None:
 
 def test_goes_on_after_kill_9_with_no_answer_lost_or_doubled(model: Model, tmp_path: Path) -> None:
     questions = some(1500)
-    asked, output = written(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
+    asked, output = asking(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
     command = [sys.executable, "-m", "edge_vqa", "batch", str(asked), "-o", str(output)]
     kills = 0
     while kills < 3:
@@ -158,7 +152,7 @@ def test_what_was_changed_since_is_asked_again_and_nothing_else(model: Model, tm
         assert line["confidence"] == pytest.approx(model.ask(question.image, question.question).confidence, abs=1e-4)
     before = output.read_bytes()
     assert batch.run(model, changed, output).again == 0 and output.read_bytes() == before
-    asked = written(tmp_path / "questions.jsonl", [replace(changed[0], question="is it red?"), *changed[1:]])
+    asked = asking(tmp_path / "questions.jsonl", [replace(changed[0], question="is it red?"), *changed[1:]])
     said = run("edge-vqa", "batch", asked, "-o", output).stderr
     assert said.count("\n") == 1 and "; 1 asked again, whose question or picture was changed" in said
 
@@ -194,7 +188,7 @@ def test_a_broken_picture_gets_a_line_and_the_rest_goes_on(run: Run, tmp_path: P
     broken.write_bytes(b"\x89PNG, or not")
     questions = some(3)
     questions[1] = Question("q1", broken, "what is this?", ())
-    asked, output = written(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
+    asked, output = asking(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
     done = run("edge-vqa", "batch", str(asked), "-o", str(output))
     assert done.returncode == 1 and "1 failed" in done.stderr and "first failure: q1" in done.stderr
     assert ["error" in line for line in lines(output)] == [False, True, False]
@@ -203,7 +197,7 @@ def test_a_broken_picture_gets_a_line_and_the_rest_goes_on(run: Run, tmp_path: P
 def test_missing_pictures_are_counted_before_anything_is_asked(run: Run, tmp_path: Path) -> None:
     questions = some(3)
     questions[0] = Question("q0", tmp_path / "gone.png", "what is this?", ())
-    asked, output = written(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
+    asked, output = asking(tmp_path / "questions.jsonl", questions), tmp_path / "answers.jsonl"
     done = run("edge-vqa", "batch", str(asked), "-o", str(output))
     assert done.returncode == 1 and "1 of 3 pictures are missing" in done.stderr and "gone.png" in done.stderr
     assert not output.exists()
@@ -213,7 +207,7 @@ def test_missing_pictures_are_counted_before_anything_is_asked(run: Run, tmp_pat
 
 
 def test_a_place_that_cannot_be_written_is_one_line(run: Run, tmp_path: Path) -> None:
-    asked = written(tmp_path / "questions.jsonl", some(1))
+    asked = asking(tmp_path / "questions.jsonl", some(1))
     done = run("edge-vqa", "batch", str(asked), "-o", str(tmp_path / "nowhere" / "answers.jsonl"))
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot be written" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
