@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,11 @@ class Place:
     def local(self) -> bool:
         return isinstance(self.fs, LocalFileSystem)
 
+    def _now(self) -> Any:
+        """The file system, without what it remembers of a folder: others write there too."""
+        self.fs.invalidate_cache()
+        return self.fs
+
     def __str__(self) -> str:
         return self.path if self.local else str(self.fs.unstrip_protocol(self.path))
 
@@ -42,14 +47,12 @@ class Place:
 
     def exists(self) -> bool:
         with said(self):
-            self.fs.invalidate_cache()
-            return bool(self.fs.exists(self.path))
+            return bool(self._now().exists(self.path))
 
     def names(self) -> list[str]:
         """Of what lies in this folder, in order; nothing where there is none."""
         with said(self):
-            self.fs.invalidate_cache()
-            if not self.fs.isdir(self.path):
+            if not self._now().isdir(self.path):
                 return []
             return sorted(name.rstrip("/").rpartition("/")[2] for name in self.fs.ls(self.path, detail=False))
 
@@ -61,12 +64,12 @@ class Place:
     def size(self) -> int:
         """Bytes of this file."""
         with said(self):
-            return int(self.fs.size(self.path))
+            return int(self._now().size(self.path))
 
     def read(self, start: int | None = None, end: int | None = None) -> bytes:
         """Bytes of this file."""
         with said(self):
-            return bytes(self.fs.cat_file(self.path, start=start, end=end))
+            return bytes(self._now().cat_file(self.path, start=start, end=end))
 
     def put(self, made: Path) -> None:
         """A finished file of this machine's gets here, whole or not at all."""
@@ -86,10 +89,9 @@ class Place:
                 Path(work).unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """This file or folder, if it is there."""
-        with said(self, "removed"):
-            if self.fs.exists(self.path):
-                self.fs.rm(self.path, recursive=True)
+        """This file, if it is there."""
+        with said(self, "removed"), suppress(FileNotFoundError):
+            self.fs.rm_file(self.path)
 
 
 def place(name: str) -> Place:
