@@ -67,7 +67,10 @@ class Cluster:
 
     def _none(self, reason: str = "") -> EdgeVqaError:
         why = f" ({reason})" if reason else ""
-        return EdgeVqaError(f"no cluster answers at {self.address}{why}", "start one with ray start --head, or use --ray local")
+        todo = "start one with ray start --head, or use --ray local"
+        if reason.startswith("Failed to connect") and not os.environ.get("RAY_AUTH_MODE"):
+            todo = "if it asks for a token, set RAY_AUTH_MODE=token, and have the ~/.ray/auth_token of its head"
+        return EdgeVqaError(f"no cluster answers at {self.address}{why}", todo)
 
     def look_over(self, versions: Versions, bundle: str | None, threads: int) -> int:
         """Ask every node that can have a worker what it has installed. Returns how many workers find room in the cluster at
