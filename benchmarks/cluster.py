@@ -1,14 +1,17 @@
 """What a cluster gives and bears: rates, the cost of Ray, long lists, and killed nodes and drivers.
 
-    python -m benchmarks.cluster rates [--model mini] [--questions 6000] [--repeat 3]
+    python -m benchmarks.cluster rates [--model mini] [--questions 6000] [--pictures 200] [--repeat 3]
     python -m benchmarks.cluster overhead
+    python -m benchmarks.cluster scale [--nodes 1 2 4 8 16] [--rate 300]
     python -m benchmarks.cluster million [--questions 1000000]
     python -m benchmarks.cluster nodes [--questions 5000] [--kills 10]
     python -m benchmarks.cluster drivers [--questions 5000] [--kills 10]
 
 All on one machine: `nodes` and `drivers` on a simulated cluster of four nodes (ray.cluster_utils), against one process.
 `rates` counts from the first part that is answered to the last, without the start of workers, which does not grow with the
-number of questions; one worker, two workers and `ask_many` alternate.
+number of questions; one worker, two workers and `ask_many` alternate. In `scale` the workers of so many simulated nodes wait
+as long as a core would take at that rate, and write: what is left of the sum of their rates is Ray's, the driver's and the
+disk's.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +48,13 @@ EDGE_VQA = [sys.executable, "-m", "edge_vqa", "batch"]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 
 
-def written(path: Path, count: int) -> Path:
-    """A questions file about 200 pictures, neighbours on one picture."""
-    asked = sorted(questions(count, 200), key=lambda one: one[0])
+def written(path: Path, count: int, pictures: int = 200) -> Path:
+    """A questions file about so many pictures, as many about each, neighbours on one picture."""
+    about: dict[Path, list[str]] = {}
+    for image, question in questions(20 * pictures, pictures):
+        about.setdefault(image, []).append(question)
+    each = -(-count // len(about))
+    asked = [(image, own[n % len(own)]) for image, own in sorted(about.items()) for n in range(each)][:count]
     with path.open("w") as stream:
         for number, (image, question) in enumerate(asked):
             stream.write(json.dumps({"question_id": str(number), "image": str(image), "question": question}) + "\n")
@@ -55,29 +63,33 @@ def written(path: Path, count: int) -> Path:
 
 def rate(work: Answers, source: Path, folder: Path, workers: int) -> float:
     """Questions a second of so many workers of one thread, from the first part to the last."""
-    stamps: list[tuple[float, int]] = []
-
-    def progress(step: str, done: int, total: int | None) -> None:
-        if step == "asking":
-            stamps.append((time.perf_counter(), done))
-
     os.sched_setaffinity(0, range(workers))
     try:
         with Cluster("local") as cluster:
-            drive.run(
-                work, listing.read(str(source)), place(str(folder)), cluster=cluster, asked={}, threads=1, progress=progress
-            )
+            stamps = answered(work, source, folder, cluster)
     finally:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
     (began, first), (ended, last) = stamps[workers], stamps[-1]
     return (last - first) / (ended - began)
 
 
+def answered(work: Answers, source: Path, folder: Path, cluster: Cluster) -> list[tuple[float, int]]:
+    """When how many questions were answered: seconds, and a number."""
+    stamps: list[tuple[float, int]] = []
+
+    def progress(step: str, done: int, total: int | None) -> None:
+        if step == "asking":
+            stamps.append((time.perf_counter(), done))
+
+    drive.run(work, listing.read(str(source)), place(str(folder)), cluster=cluster, asked={}, threads=1, progress=progress)
+    return stamps
+
+
 def rates(arguments: argparse.Namespace) -> None:
     found: dict[str, list[float]] = {"one": [], "two": [], "ask_many": []}
     options = drive.options_for(arguments.model, {}, None)
     with tempfile.TemporaryDirectory() as scratch:
-        source = written(Path(scratch) / "questions.jsonl", arguments.questions)
+        source = written(Path(scratch) / "questions.jsonl", arguments.questions, arguments.pictures)
         asked = [(listed.image, listed.question) for listed in listing.read(str(source))]
         for turn in range(arguments.repeat):
             work = Answers(arguments.model, options, Settings())
@@ -116,6 +128,41 @@ def overhead(arguments: argparse.Namespace) -> None:
         served = rate(work, source, Path(scratch) / "run", 1)
         files = list((Path(scratch) / "run").glob("part-*"))
         print(f"{1000 / served * 40_000 / len(files):.1f} ms a part of {40_000 / len(files):.0f} questions, one worker")
+
+
+@dataclass(frozen=True)
+class Waits(Nothing):
+    """A part that takes as long as a core would take, and no core."""
+
+    seconds: float = 0.0  # a question
+
+    def answer(self, model: Any, asked: Any, images: Any, old: Any, to: Path) -> None:
+        time.sleep(self.seconds * len(asked))
+        super().answer(model, asked, images, old, to)
+
+
+def scale(arguments: argparse.Namespace) -> None:
+    from ray.cluster_utils import Cluster as Simulated
+
+    simulated = Simulated(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
+    work = Waits(arguments.model, drive.options_for(arguments.model, {}, None), Settings(), seconds=1 / arguments.rate)
+    alone = 0.0
+    try:
+        for nodes in sorted(arguments.nodes):
+            while len(simulated.worker_nodes) < nodes:
+                simulated.add_node(**NODE)
+            with tempfile.TemporaryDirectory() as scratch, Cluster(simulated.address) as cluster:
+                source = written(Path(scratch) / "questions.jsonl", max(20, 20 * nodes) * 125)
+                stamps = answered(work, source, Path(scratch) / "run", cluster)
+            # from when every worker has begun, to when the first of them has nothing left
+            whole = [one for one in stamps if nodes * 250 <= one[1] <= stamps[-1][1] - nodes * 250]
+            served = (whole[-1][1] - whole[0][1]) / (whole[-1][0] - whole[0][0])
+            alone = alone or served / nodes
+            print(
+                f"{nodes} nodes: {served:.0f} questions a second, {served / nodes / alone:.2f} of {nodes} times one", flush=True
+            )
+    finally:
+        simulated.shutdown()
 
 
 def million(arguments: argparse.Namespace) -> None:
@@ -201,9 +248,12 @@ def _after(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rates", "overhead", "million", "nodes", "drivers"])
+    parser.add_argument("what", choices=["rates", "overhead", "scale", "million", "nodes", "drivers"])
     parser.add_argument("--model", default="mini")
     parser.add_argument("--questions", type=int, default=None)
+    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--rate", type=float, default=300, help="questions a second and core, in `scale`")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
