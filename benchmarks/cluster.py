@@ -9,7 +9,8 @@
 
 All on one machine: `nodes` and `drivers` on a simulated cluster of four nodes (ray.cluster_utils), against one process.
 `rates` counts from the first part that is answered to the last, without the start of workers, which does not grow with the
-number of questions; one worker, two workers and `ask_many` alternate. In `scale` the workers of so many simulated nodes wait
+number of questions; one worker, two workers and `ask_many` alternate. Beside one worker, Ray and the driver have the other
+core to themselves. In `scale` the workers of so many simulated nodes wait
 as long as a core would take at that rate, and write: what is left of the sum of their rates is Ray's, the driver's and the
 disk's.
 """
@@ -32,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
@@ -63,12 +65,8 @@ def written(path: Path, count: int, pictures: int = 200) -> Path:
 
 def rate(work: Answers, source: Path, folder: Path, workers: int) -> float:
     """Questions a second of so many workers of one thread, from the first part to the last."""
-    os.sched_setaffinity(0, range(workers))
-    try:
-        with Cluster("local") as cluster:
-            stamps = answered(work, source, folder, cluster)
-    finally:
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    with patch("edge_vqa.cluster.connect.cores", lambda: workers), Cluster("local") as cluster:
+        stamps = answered(work, source, folder, cluster)
     (began, first), (ended, last) = stamps[workers], stamps[-1]
     return (last - first) / (ended - began)
 
