@@ -77,7 +77,7 @@ def collect(
         raise typer.BadParameter("use low or high", param_hint="--detail")
     if not output.parent.is_dir():
         raise EdgeVqaError(f"the folder of {output} does not exist", "make it first")
-    data, tower = name or Path(questions.partition("*")[0]).stem, vision or store.read(bundle).backend
+    data, tower = name or Path(questions.partition("*")[0]).stem or "questions", vision or store.read(bundle).backend
     if ray is not None:
         traces, left = _collect_elsewhere(bundle, questions, output, (data, detail, tower), ray, threads, skip_missing)
     else:
