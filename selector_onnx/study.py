@@ -136,6 +136,7 @@ class Workshop:
         for folder in ("traces", "selectors", "cells"):
             (output / folder).mkdir(parents=True, exist_ok=True)
         self._loaded: dict[Path, Traces] = {}
+        self._scores: dict[Scorer, Callable[[Traces], Array]] = {}
 
     # -- traces ---------------------------------------------------------------------------------------------------------
 
@@ -254,6 +255,11 @@ class Workshop:
 
     def score(self, scorer: Scorer) -> Callable[[Traces], Array]:
         """Traces -> confidence [n]."""
+        if scorer not in self._scores:
+            self._scores[scorer] = self._score(scorer)
+        return self._scores[scorer]
+
+    def _score(self, scorer: Scorer) -> Callable[[Traces], Array]:
         if scorer.method == MAXPROB:
             return lambda traces: traces.maxprob
         if scorer.method == SELECTOR:

@@ -5,6 +5,7 @@ llm -m edge-vqa/base -a photo.jpg "what is this?"
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,7 @@ class AsyncEdgeVqa(_Bundle, llm.AsyncModel):  # type: ignore[misc]
     ) -> AsyncGenerator[str]:
         try:
             pictures, question, how = self._asked(prompt)
-            yield self._told(await _loaded(self._name).aask(pictures, question, **how), prompt, response)
+            model = await asyncio.to_thread(_loaded, self._name)
+            yield self._told(await model.aask(pictures, question, **how), prompt, response)
         except EdgeVqaError as error:
             raise llm.ModelError(str(error)) from None
