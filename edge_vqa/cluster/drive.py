@@ -65,8 +65,14 @@ def run(
     settled = {**asdict(versions), "options": {name: str(value) for name, value in work.options.items()}, "asked": dict(asked)}
     settled["suffix"] = work.suffix
     with parts.locked(folder):
-        parts.settle(folder, settled, joined)
+        held = parts.settle(folder, settled, joined)
         plan = parts.write_plan(listed, folder, lambda done: progress("listing", done, None), skip_missing=skip_missing)
+        if joined is not None and held:
+            same = _unchanged(work, plan, joined, held)
+            if same is not None:
+                parts.tidy(folder, {parts.MANIFEST})
+                return Result(same, plan)
+            parts.take_apart(joined, held, folder)
         names = folder.names()
         for name in names:
             if name.startswith(parts.ATTEMPT):
@@ -88,6 +94,19 @@ def run(
                 progress("asking", len(tally), plan.count)
         parts.finish(folder, settled, plan, work.suffix, joined)
     return Result(tally, plan)
+
+
+def _unchanged(work: Work, plan: Plan, joined: Place, held: parts.Held) -> Outcome | None:
+    """What the file of all parts holds, if that is what is asked now."""
+    if [name for name, _ in held] != [part.name(work.suffix) for part in plan.parts]:
+        return None
+    whole = Outcome()
+    for part, (_, raw) in zip(plan.parts, parts.read_joined(joined, held), strict=True):
+        tally = work.tally(raw)
+        if tally is None or len(tally) != part.count:
+            return None
+        whole = whole.plus(tally)
+    return whole
 
 
 def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Outcome]:

@@ -106,8 +106,11 @@ def _check_twice(ids: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
         raise EdgeVqaError(f"questions {first} and {second} have one question_id", "give each its own")
 
 
-def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> None:
-    """Say how the questions of this folder are asked, and get its parts back out of the file they were joined in. Raises
+Held = list[tuple[str, int]]  # parts in the file they were joined in: name and bytes
+
+
+def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> Held:
+    """Say how the questions of this folder are asked. Returns the parts that were joined in a file, as it says. Raises
     EdgeVqaError where it was begun otherwise, or holds other things."""
     names, where = folder.names(), joined or folder
     other = EdgeVqaError(f"{where} holds something else than answers", "choose another output")
@@ -117,7 +120,7 @@ def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> None
             raise other
         folder.make()
         write_json(folder.child(MANIFEST), {"settled": settled})
-        return
+        return []
     try:
         before = json.loads(folder.child(MANIFEST).read())
         listed = [(str(part["file"]), int(part["bytes"])) for part in before.get("parts", [])]
@@ -128,12 +131,25 @@ def settle(folder: Place, settled: dict[str, Any], joined: Place | None) -> None
         raise EdgeVqaError(f"{where} was written with another model or other settings", "choose another output")
     if differs:
         write_json(folder.child(MANIFEST), {"settled": settled})
-    if joined is not None and before.get("joined") and joined.exists():
-        with said(joined), joined.fs.open(joined.path, "rb") as stream, tempfile.TemporaryDirectory() as scratch:
-            for name, size in listed:
-                (made := Path(scratch) / "part").write_bytes(stream.read(size))
-                if name not in names:
-                    folder.child(name).put(made)
+    return listed if joined is not None and before.get("joined") and joined.exists() else []
+
+
+def read_joined(joined: Place, held: Held) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the parts in a file."""
+    with said(joined), joined.fs.open(joined.path, "rb") as stream:
+        for name, size in held:
+            yield name, stream.read(size)
+
+
+def take_apart(joined: Place, held: Held, folder: Place) -> None:
+    """Get parts back out of the file they were joined in."""
+    names = set(folder.names())
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "part"
+        for name, raw in read_joined(joined, held):
+            if name not in names:
+                made.write_bytes(raw)
+                folder.child(name).put(made)
 
 
 def finish(folder: Place, settled: dict[str, Any], plan: Plan, suffix: str, joined: Place | None) -> None:
@@ -152,7 +168,11 @@ def finish(folder: Place, settled: dict[str, Any], plan: Plan, suffix: str, join
             joined.put(whole)
     told = {"settled": settled, "joined": joined is not None, "complete": True, "questions": plan.count, "parts": listed}
     write_json(folder.child(MANIFEST), told)
-    kept = {MANIFEST} if joined is not None else {MANIFEST, ASKED, *files}
+    tidy(folder, {MANIFEST} if joined is not None else {MANIFEST, ASKED, *files})
+
+
+def tidy(folder: Place, kept: set[str]) -> None:
+    """Remove what is ours and of no use any more."""
     for name in set(folder.names()) - kept:
         if name == ASKED or name.startswith(("part-", *OURS)):
             folder.child(name).remove()

@@ -21,7 +21,7 @@ from edge_vqa.pictures.statistics import NAMES, pixel_statistics
 from edge_vqa.trust import familiarity
 from edge_vqa.trust.gate import CONFIDENCE, UNFAMILIAR, Gate, choose
 from edge_vqa.vision.tokens import ImageTokens, with_pixels
-from edge_vqa.work.told import as_object, in_words
+from edge_vqa.work.told import as_object
 
 EXAMPLES = Path("examples")
 
@@ -51,7 +51,7 @@ def test_a_picture_of_nothing_known_is_not_answered_about(model: edge_vqa.Model,
     answer = model.ask(strangers()[name], question)
     assert answer.abstained and answer.text is None
     assert answer.reason == UNFAMILIAR and answer.familiarity is not None and answer.familiarity < 0.02
-    assert in_words(answer) == "not answered: this picture is unlike those that the confidence was calibrated on"
+    assert answer.in_words() == "not answered: this picture is unlike those that the confidence was calibrated on"
     said = as_object(answer, show_candidate=False)
     assert said["reason"] == "unfamiliar" and said["familiarity"] == answer.familiarity and said["answer"] is None
 
@@ -61,7 +61,7 @@ def test_a_familiar_picture_is_answered_about_or_told_unsure(model: edge_vqa.Mod
     assert answer.text == "$4.50" and answer.reason is None
     assert answer.familiarity is not None and answer.familiarity > 0.02
     unsure = model.ask(EXAMPLES / "price.png", "how much is it?", threshold=1.0)
-    assert unsure.reason == CONFIDENCE and in_words(unsure).startswith("not answered: confidence ")
+    assert unsure.reason == CONFIDENCE and unsure.in_words().startswith("not answered: confidence ")
 
 
 def test_together_and_from_the_cache_it_is_the_same(mini: Bundle, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_bundle_without_it_works_and_says_so(mini: Bundle, tmp_path: Path) -> 
     with edge_vqa.load(folder) as older:
         answer = older.ask(EXAMPLES / "price.png", "how much is it?")
         assert answer.text == "$4.50" and answer.calibrated and answer.familiarity is None
-        assert in_words(answer).endswith("; familiarity uncalibrated")
+        assert answer.in_words().endswith("; familiarity uncalibrated")
         assert older.ask(noise(), "is there a banana?").reason in (None, CONFIDENCE)
 
 
