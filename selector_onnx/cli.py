@@ -330,15 +330,14 @@ def study(
     read = read_config(config)
     if ray is not None and jobs is not None:
         raise typer.BadParameter("is of one machine only", param_hint="--jobs")
-    with terminal.progress() as bars:
-        if ray is not None:
-            with elsewhere.cluster(ray) as cluster:
-                from selector_onnx import cluster as on_many
+    if ray is not None:
+        with elsewhere.cluster(ray) as cluster, terminal.progress() as bars:
+            from selector_onnx import cluster as on_many
 
-                made = on_many.study(
-                    studies.Workshop(read, config.parent.resolve(), output.resolve()), cluster, progress=terminal.steps(bars)
-                )
-        else:
+            shop = studies.Workshop(read, config.parent.resolve(), output.resolve())
+            made = on_many.study(shop, cluster, progress=terminal.steps(bars))
+    else:
+        with terminal.progress() as bars:
             made = studies.run(read, config.parent, output, jobs=jobs, progress=terminal.steps(bars))
     results = {
         "study.json": tables.as_json(made).encode(),

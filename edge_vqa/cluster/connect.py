@@ -23,7 +23,8 @@ SAME = "install the same on all nodes"
 class Cluster:
     """address: `local` starts workers on this machine, `auto` finds the cluster that this machine is of, else HOST:PORT.
 
-    Ray says much on both outputs; its own logs have it too. Connected by `connect`, until the end of a `with` block.
+    For a `with` block, in which it is connected by `connect`. Ray says much on both outputs, which its own logs have too: in
+    the block what goes to standard output is lost, and to standard error what is not written by Python.
     """
 
     def __init__(self, address: str) -> None:
@@ -32,6 +33,7 @@ class Cluster:
         self._connected = False
 
     def __enter__(self) -> Cluster:
+        self._held.enter_context(streams.undisturbed())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -52,7 +54,6 @@ class Cluster:
         how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
         if self.address == "local":
             how |= {"num_cpus": cores(), "object_store_memory": OBJECTS, "include_dashboard": False}
-        self._held.enter_context(streams.undisturbed())
         import ray
         import ray.data
 

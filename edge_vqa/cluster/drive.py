@@ -67,6 +67,7 @@ def run(
     with parts.locked(folder):
         held = parts.settle(folder, settled, joined)
         plan = parts.write_plan(listed, folder, lambda done: progress("listing", done, None), skip_missing=skip_missing)
+        progress("listing", plan.count + plan.missing, plan.count + plan.missing)
         if joined is not None and held:
             same = _unchanged(work, plan, joined, held)
             if same is not None:

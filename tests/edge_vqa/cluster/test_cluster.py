@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +212,23 @@ def test_nodes_that_hold_another_bundle_or_miss_a_picture_are_named(cluster: Clu
         said = r"node \S+: bundle is .* install the same on all nodes"
         with pytest.raises(EdgeVqaError, match=said), Connected(cluster.address) as connected:
             drive.run(work, lines, place(str(tmp_path / "other")), cluster=connected, asked={})
+
+
+def test_bars_on_a_terminal_reach_their_end_and_are_wiped_away(cluster: Cluster, tmp_path: Path) -> None:
+    asked = written(tmp_path / "q.jsonl", entries(40))
+    ours, theirs = pty.openpty()
+    command = [str(Path(sys.executable).with_name("edge-vqa")), "batch", str(asked), "-o", str(tmp_path / "a.jsonl")]
+    driver = subprocess.Popen([*command, "--model", "mini", "--ray", cluster.address], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # the other end is closed
+        while read := os.read(ours, 4096):
+            shown += read
+    os.close(ours)
+    assert driver.wait() == 0
+    bars, _, left = shown.decode().rpartition("\x1b[2K")
+    assert "listing" in bars and "40/40" in bars and "\x1b[?25h" in bars, "the cursor is back"
+    assert left.startswith(str(tmp_path / "a.jsonl")) and left.count("\n") == 1, "nothing but what came of it is left"
 
 
 @pytest.mark.parametrize(
