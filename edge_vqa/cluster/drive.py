@@ -146,10 +146,11 @@ def _ask(
         memory=_bytes(work),
     )
     try:
-        for row in made.iter_rows():
-            if row["fault"]:
-                raise EdgeVqaError(row["fault"], row["todo"])
-            yield Outcome(**json.loads(row["tally"]))
+        for told in made.iter_batches(batch_size=None, prefetch_batches=0):  # else the last part answered waits for the next
+            for tally, fault, todo in zip(told["tally"], told["fault"], told["todo"], strict=True):
+                if fault:
+                    raise EdgeVqaError(str(fault), str(todo))
+                yield Outcome(**json.loads(tally))
     except ray.exceptions.RayError as error:
         raise gave_up(error) from None
 
