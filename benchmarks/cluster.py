@@ -10,9 +10,8 @@
 All on one machine: `nodes` and `drivers` on a simulated cluster of four nodes (ray.cluster_utils), against one process.
 `rates` counts from the first part that is answered to the last, without the start of workers, which does not grow with the
 number of questions; one worker, two workers and `ask_many` alternate. Beside one worker, Ray and the driver have the other
-core to themselves. In `scale` the workers of so many simulated nodes wait
-as long as a core would take at that rate, and write: what is left of the sum of their rates is Ray's, the driver's and the
-disk's.
+core to themselves. In `scale` the workers of so many simulated nodes wait as long as a core would take at that rate, and
+write: what is missing of the sum of their rates is Ray's, the driver's and the disk's.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ def scale(arguments: argparse.Namespace) -> None:
             while len(simulated.worker_nodes) < nodes:
                 simulated.add_node(**NODE)
             with tempfile.TemporaryDirectory() as scratch, Cluster(simulated.address) as cluster:
-                source = written(Path(scratch) / "questions.jsonl", max(20, 20 * nodes) * 125)
+                source = written(Path(scratch) / "questions.jsonl", 20 * nodes * 125)
                 stamps = answered(work, source, Path(scratch) / "run", cluster)
             # from when every worker has begun, to when the first of them has nothing left
             whole = [one for one in stamps if nodes * 250 <= one[1] <= stamps[-1][1] - nodes * 250]

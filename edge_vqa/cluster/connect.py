@@ -11,13 +11,12 @@ from types import TracebackType
 from typing import Any
 
 from edge_vqa.border import streams
-from edge_vqa.cluster.worker import Versions
+from edge_vqa.cluster.worker import SAME, Versions
 from edge_vqa.device.profile import cores
 from edge_vqa.errors import EdgeVqaError
 
 OBJECTS = 100 * 2**20  # bytes of Ray's object store on this machine: rows are places of parts, 200 bytes each
 CONNECT_S = 5.0
-SAME = "install the same on all nodes"
 
 
 class Cluster:

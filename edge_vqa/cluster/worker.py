@@ -29,6 +29,7 @@ from edge_vqa.model import Model, load
 from edge_vqa.work.batch import Outcome
 from edge_vqa.work.questions import Question
 
+SAME = "install the same on all nodes"
 ATTEMPTS = 4  # of a part; it has ended its process each time
 
 
@@ -89,7 +90,7 @@ class Worker:
         try:
             other = versions.difference(asdict(Versions.here(work.bundle)))
             if other:
-                raise EdgeVqaError(other, "install the same on all nodes")
+                raise EdgeVqaError(other, SAME)
             self._model = load(work.bundle, threads=threads, **work.options)
         except EdgeVqaError as error:
             self._fault = error

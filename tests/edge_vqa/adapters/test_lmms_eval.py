@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Asked
+from tests.conftest import Asked, written
 
 # lmms-eval's own scoring for VQAv2, and its own wording of the question, on a file of ours
 TASK = """
@@ -61,8 +61,7 @@ def task(tmp_path_factory: pytest.TempPathFactory, easy_questions: list[Asked]) 
         others = number % 4
         said = ["something else"] * (10 - others) + [answer] * others if number % 3 == 0 else [answer] * 10
         lines.append({"question_id": f"q{number}", "image": str(picture), "question": question, "answers": said})
-    (folder / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (folder / "ours.yaml").write_text(TASK.format(questions=folder / "q.jsonl"))
+    (folder / "ours.yaml").write_text(TASK.format(questions=written(folder / "q.jsonl", lines)))
     (folder / "utils.py").write_text(UTILS)
     return folder
 
