@@ -15,7 +15,7 @@ from edge_vqa.cluster.connect import Cluster, gave_up
 from edge_vqa.cluster.listing import Listed
 from edge_vqa.cluster.parts import Plan
 from edge_vqa.cluster.places import Place
-from edge_vqa.cluster.worker import Versions, Work, Worker
+from edge_vqa.cluster.worker import Versions, Work, Worker, whole
 from edge_vqa.device import memory, tuning
 from edge_vqa.device.profile import default_threads, profile_of
 from edge_vqa.errors import EdgeVqaError
@@ -101,13 +101,13 @@ def _unchanged(work: Work, plan: Plan, joined: Place, held: parts.Held) -> Outco
     """What the file of all parts holds, if that is what is asked now."""
     if [name for name, _ in held] != [part.name(work.suffix) for part in plan.parts]:
         return None
-    whole = Outcome()
+    every = Outcome()
     for part, (_, raw) in zip(plan.parts, parts.read_joined(joined, held), strict=True):
-        tally = work.tally(raw)
-        if tally is None or len(tally) != part.count:
+        tally = whole(work, raw, part.count)
+        if tally is None:
             return None
-        whole = whole.plus(tally)
-    return whole
+        every = every.plus(tally)
+    return every
 
 
 def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, Outcome]:
@@ -115,11 +115,11 @@ def found(work: Work, plan: Plan, folder: Place, names: set[str]) -> dict[int, O
     present = [part for part in plan.parts if part.name(work.suffix) in names]
 
     def tally(part: parts.Part) -> Outcome | None:
-        return work.tally(folder.child(part.name(work.suffix)).read())
+        return whole(work, folder.child(part.name(work.suffix)).read(), part.count)
 
     with ThreadPoolExecutor(8) as pool:
         tallies = zip(present, pool.map(tally, present), strict=True)
-        return {part.number: one for part, one in tallies if one is not None and len(one) == part.count}
+        return {part.number: one for part, one in tallies if one is not None}
 
 
 def _ask(

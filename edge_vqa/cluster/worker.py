@@ -76,6 +76,12 @@ class Work(Protocol):
         """What such a file holds; None where it is not whole."""
 
 
+def whole(work: Work, raw: bytes, count: int) -> Outcome | None:
+    """What a part's file holds, if that is so many answers."""
+    tally = work.tally(raw)
+    return tally if tally is not None and len(tally) == count else None
+
+
 class Worker:
     """As Ray Data takes it: made once in its process, then called with one row after the other."""
 
@@ -117,8 +123,8 @@ class Worker:
             raise self._fault
         made = self._folder.child(name)
         if made.exists():  # by a worker that was thought dead, or torn
-            tally = self._work.tally(made.read())
-            if tally is not None and len(tally) == count:
+            tally = whole(self._work, made.read(), count)
+            if tally is not None:
                 return tally
         marks = [self._folder.child(f"{ATTEMPT}{number:06}-{n}") for n in range(ATTEMPTS)]
         before = list(takewhile(Place.exists, marks))
